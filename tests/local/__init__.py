@@ -1,0 +1,1 @@
+"""What `./build.sh` runs: the tools it gets, and stand-ins for AWS on one machine."""
