@@ -18,7 +18,7 @@ import random
 import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import accumulate
 from pathlib import Path
@@ -177,12 +177,8 @@ def _songs(dice: Dice) -> list[Song]:
             )
             songs.append(song)
             if place == 2 and genre in SECOND_GENRE:
-                songs.append(_again(song, id=song.id + 10, track_genre=SECOND_GENRE[genre]))
+                songs.append(replace(song, id=song.id + 10, track_genre=SECOND_GENRE[genre]))
     return songs
-
-
-def _again(song: Song, **changes: object) -> Song:
-    return Song(**{**vars(song), **changes})  # type: ignore[arg-type]
 
 
 def _artists(genre: str, place: int, dice: Dice) -> str:
@@ -205,11 +201,11 @@ def _write_users(directory: Path, dice: Dice) -> None:
 
 
 def _write_songs(directory: Path, songs: list[Song], late_song: Song) -> None:
-    less_popular = _again(songs[0], id=890, popularity="3")
-    negative = _again(songs[3], id=891, duration_ms=-1)
+    less_popular = replace(songs[0], id=890, popularity="3")
+    negative = replace(songs[3], id=891, duration_ms=-1)
     rows = [song.cells() for song in (*songs, less_popular, negative)]
     _write(directory / "songs" / "songs.csv", _csv(SONG_COLUMNS, rows), SONGS_FILE_MODIFIED)
-    risen = _again(songs[4], popularity="97")
+    risen = replace(songs[4], popularity="97")
     newer = _csv(SONG_COLUMNS, [song.cells() for song in (late_song, risen)])
     _write(directory / "songs" / "songs_2024-06-29.csv", newer, NEW_SONGS_FILE_MODIFIED)
 

@@ -1,0 +1,110 @@
+"""Runs over a folder of CSV files, one after the other, as the application is asked to do them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from tests.oracle import kpis, zones
+from tests.oracle.fates import FileFate, Known, Limits, SourceFile, judge_songs, judge_streams, judge_users
+from tests.oracle.rules import Listen, Song, User
+
+Version = tuple[int, bytes]  # modification time, name: the newer is the greater
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`files` holds the new files by name; `tables` all KPI rows after the run, by the lake's table names."""
+
+    exit_code: int
+    files: dict[str, FileFate]
+    tables: dict[str, kpis.Rows]
+
+
+class Oracle:
+    """A lake in memory. Each `run` takes the new and changed files of a folder."""
+
+    def __init__(self, source_zone: str = "UTC", kpi_zone: str = "UTC", limits: Limits | None = None) -> None:
+        self._source_zone = ZoneInfo(source_zone)
+        self._kpi_zone = ZoneInfo(kpi_zone)
+        self._limits = limits or Limits()
+        self._seen: dict[str, str] = {}
+        self._listens: dict[str, list[Listen]] = {}
+        self._songs: dict[str, tuple[Version, list[Song]]] = {}
+        self._users: dict[str, list[User]] = {}
+
+    def run(self, directory: Path, modified: Mapping[str, datetime] | None = None) -> Outcome:
+        """`modified` overrides the modification times that the disk tells, by `streams/a.csv`."""
+        new = [file for file in _find(directory, modified or {}) if self._is_new(file)]
+        fates: dict[str, FileFate] = {}
+        for file in new:
+            if file.dataset == "songs":
+                fate, songs = judge_songs(file, self._limits)
+                if fate.outcome == "accepted":
+                    self._songs[file.name] = (_version(file), songs)
+                fates[file.name] = fate
+            elif file.dataset == "users":
+                fate, users = judge_users(file, self._limits)
+                if fate.outcome == "accepted":
+                    self._users[file.name] = users
+                fates[file.name] = fate
+        if not self._songs or not self._users:
+            return Outcome(3, fates, {name: [] for name in kpis.COLUMNS})
+        known = self._known()
+        for file in new:
+            if file.dataset == "streams":
+                fates[file.name] = self._take_streams(file, known)
+        rejected = sum(fate.outcome == "rejected" for fate in fates.values())
+        return Outcome(3 if fates and rejected == len(fates) else 0, fates, self.tables())
+
+    def tables(self) -> dict[str, kpis.Rows]:
+        listens = [listen for file in self._listens.values() for listen in file]
+        return kpis.compute(listens, self._current_songs(), self._kpi_zone)
+
+    def _take_streams(self, file: SourceFile, known: Known) -> FileFate:
+        fate, listens = judge_streams(file, known, self._source_zone, self._limits)
+        if fate.outcome == "rejected":
+            return fate
+        before = self._listens.get(file.name)
+        if before is not None and not set(before) & set(listens):
+            return FileFate(file.dataset, file.name, "rejected", "name_reused")
+        self._listens[file.name] = listens
+        return fate
+
+    def _is_new(self, file: SourceFile) -> bool:
+        checksum = hashlib.sha256(file.content).hexdigest()
+        is_new = self._seen.get(file.name) != checksum
+        self._seen[file.name] = checksum
+        return is_new
+
+    def _known(self) -> Known:
+        tracks = frozenset(song.track_id for song in self._current_songs())
+        return Known(tracks, frozenset(user.user_id for file in self._users.values() for user in file))
+
+    def _current_songs(self) -> list[Song]:
+        """Each track's rows as in the newest songs file that names it."""
+        newest: dict[str, Version] = {}
+        for version, songs in self._songs.values():
+            for song in songs:
+                newest[song.track_id] = max(version, newest.get(song.track_id, version))
+        return [song for version, songs in self._songs.values() for song in songs if newest[song.track_id] == version]
+
+
+def _version(file: SourceFile) -> Version:
+    return file.modified, file.name.encode()
+
+
+def _find(directory: Path, modified: Mapping[str, datetime]) -> list[SourceFile]:
+    files = []
+    for dataset in ("songs", "users", "streams"):
+        for path in sorted((directory / dataset).glob("*")):
+            if not path.name.endswith((".csv", ".csv.gz")):
+                continue
+            name = f"{dataset}/{path.name}"
+            at = zones.micros(modified[name]) if name in modified else path.stat().st_mtime_ns // 1000
+            files.append(SourceFile(dataset, name, path.read_bytes(), at))
+    return files

@@ -1,0 +1,124 @@
+"""Cut a file into records, without a word about what they mean."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+ASCII_SPACE = " \t\n\r\f\v"
+BYTE_ORDER_MARK = "\ufeff"
+csv.field_size_limit(2**31 - 1)
+
+
+class FileRejectedError(Exception):
+    """The whole file can't be taken; `reason` is the code."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record: `problem` is set, and `values` empty, when it can't be told apart into the header's columns."""
+
+    line_number: int
+    raw: str
+    values: dict[str, str]
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    columns: tuple[str, ...]
+    records: tuple[Record, ...]
+
+
+def read_table(name: str, content: bytes, multi_line: bool) -> Table:
+    """Header and records of one CSV file. Raises FileRejectedError."""
+    lines = _decode(name, content).removeprefix(BYTE_ORDER_MARK).split("\n")
+    if all(_is_blank(line) for line in lines):
+        raise FileRejectedError("empty_file")
+    header = _fields(lines[0])
+    columns = tuple(header or ())
+    if len(set(columns)) < len(columns):
+        raise FileRejectedError("duplicate_column")
+    read = _records_over_lines if multi_line else _records_of_lines
+    return Table(columns, tuple(read(lines, columns)))
+
+
+def _decode(name: str, content: bytes) -> str:
+    if name.endswith(".gz") and content:
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise FileRejectedError("unreadable_gzip") from error
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FileRejectedError("not_utf8") from error
+
+
+def _records_of_lines(lines: list[str], columns: tuple[str, ...]) -> Iterator[Record]:
+    for number, line in enumerate(lines[1:], start=2):
+        if not _is_blank(line):
+            yield _record(number, line, columns)
+
+
+def _records_over_lines(lines: list[str], columns: tuple[str, ...]) -> Iterator[Record]:
+    """As above, but a quoted field may go on in the next lines."""
+    position = 1
+    while position < len(lines):
+        line, number = lines[position], position + 1
+        position += 1
+        if _is_blank(line):
+            continue
+        if _balanced(line):
+            yield _record(number, line, columns)
+            continue
+        end = _end_of_record(lines, position)
+        whole = "\n".join(lines[number - 1 : end])
+        fields = _fields(whole) if end > position else None
+        if fields is not None and len(fields) == len(columns):
+            position = end
+            yield Record(number, whole.rstrip("\r"), dict(zip(columns, fields, strict=True)))
+        else:
+            yield Record(number, line.rstrip("\r"), {}, "unclosed_quote")
+
+
+def _end_of_record(lines: list[str], position: int) -> int:
+    """One past the first line that closes the quote left open before `position`; `position` if none does."""
+    for end in range(position, len(lines)):
+        if not _balanced(lines[end]):
+            return end + 1
+    return position
+
+
+def _record(number: int, line: str, columns: tuple[str, ...]) -> Record:
+    raw = line.rstrip("\r")
+    if not _balanced(line):
+        return Record(number, raw, {}, "unclosed_quote")
+    fields = _fields(line)
+    if fields is None or len(fields) != len(columns):
+        return Record(number, raw, {}, "wrong_column_count")
+    return Record(number, raw, dict(zip(columns, fields, strict=True)))
+
+
+def _fields(text: str) -> list[str] | None:
+    """The trimmed fields, or nothing when the text isn't exactly one CSV record."""
+    try:
+        (row,) = csv.reader([text.rstrip("\r")], doublequote=True)
+    except csv.Error:  # a line end outside quotes
+        return None
+    return [value.strip(ASCII_SPACE) for value in row]
+
+
+def _balanced(line: str) -> bool:
+    return line.count('"') % 2 == 0
+
+
+def _is_blank(line: str) -> bool:
+    return not line.strip(ASCII_SPACE)

@@ -1,0 +1,141 @@
+"""The rules a row must keep, each with its reason code, and the typed rows that pass."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from tests.oracle import zones
+from tests.oracle.records import ASCII_SPACE
+
+REQUIRED = {
+    "streams": ("user_id", "track_id", "listen_time"),
+    "songs": ("track_id", "artists", "track_name", "duration_ms", "track_genre"),
+    "users": ("user_id",),
+}
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,19}")
+LISTEN_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?")
+OLDEST_LISTEN = datetime(2000, 1, 1)
+DAY = 24 * zones.HOUR
+LONGEST_TRACK_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class Listen:
+    user_id: int
+    track_id: str
+    instant: int  # microseconds since 1970
+
+
+@dataclass(frozen=True)
+class Song:
+    id: int | None
+    track_id: str
+    artists: str
+    track_name: str
+    popularity: int
+    duration_ms: int
+    track_genre: str
+
+
+@dataclass(frozen=True)
+class User:
+    user_id: int
+    created_at: str
+
+
+def missing_reasons(dataset: str, values: Mapping[str, str]) -> list[str]:
+    return [f"missing_{column}" for column in REQUIRED[dataset] if not values[column]]
+
+
+def check_listen(values: Mapping[str, str], zone: ZoneInfo, modified: int) -> Listen | list[str]:
+    """`modified`: the file's modification time, microseconds since 1970."""
+    reasons = missing_reasons("streams", values)
+    user_id = whole_number(values["user_id"])
+    if values["user_id"] and user_id is None:
+        reasons.append("invalid_user_id")
+    local = _listen_time(values["listen_time"])
+    if local is None:
+        if values["listen_time"]:
+            reasons.append("invalid_listen_time")
+        return reasons
+    if local < OLDEST_LISTEN:
+        reasons.append("listen_time_out_of_range")
+    instant = zones.to_instant(local, zone)
+    if zones.is_skipped(local, zone):
+        reasons.append("nonexistent_local_time")
+    elif instant > modified + DAY:
+        reasons.append("in_future")
+    if reasons or user_id is None:
+        return reasons
+    return Listen(user_id, values["track_id"], instant)
+
+
+def check_song(values: Mapping[str, str]) -> Song | list[str]:
+    reasons = missing_reasons("songs", values)
+    if values["artists"] and not artists_of(values["artists"]):
+        reasons.append("missing_artists")
+    song_id = whole_number(values.get("id", ""))
+    if values.get("id") and song_id is None:
+        reasons.append("invalid_id")
+    popularity = whole_number(values.get("popularity") or "0")
+    reasons += _number_reasons("popularity", popularity, 100)
+    duration = None
+    if values["duration_ms"]:
+        duration = whole_number(values["duration_ms"])
+        reasons += _number_reasons("duration_ms", duration, LONGEST_TRACK_MS)
+    if reasons or popularity is None or duration is None:
+        return reasons
+    return Song(
+        id=song_id,
+        track_id=values["track_id"],
+        artists=values["artists"],
+        track_name=values["track_name"],
+        popularity=popularity,
+        duration_ms=duration,
+        track_genre=values["track_genre"],
+    )
+
+
+def check_user(values: Mapping[str, str]) -> User | list[str]:
+    reasons = missing_reasons("users", values)
+    user_id = whole_number(values["user_id"])
+    if values["user_id"] and user_id is None:
+        reasons.append("invalid_user_id")
+    if reasons or user_id is None:
+        return reasons
+    return User(user_id, values.get("created_at", ""))
+
+
+def artists_of(text: str) -> list[str]:
+    """Each artist once, in the order written."""
+    names = (name.strip(ASCII_SPACE) for name in text.split(";"))
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def whole_number(text: str) -> int | None:
+    """A bigint, or nothing."""
+    if not WHOLE_NUMBER.fullmatch(text):
+        return None
+    number = int(text)
+    return number if -(2**63) <= number < 2**63 else None
+
+
+def _number_reasons(column: str, number: int | None, highest: int) -> list[str]:
+    if number is None:
+        return [f"invalid_{column}"]
+    return [] if 0 <= number <= highest else [f"{column}_out_of_range"]
+
+
+def _listen_time(text: str) -> datetime | None:
+    if not LISTEN_TIME.fullmatch(text):
+        return None
+    moment, _, fraction = text.replace("T", " ").partition(".")
+    try:
+        local = datetime.strptime(moment, "%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        return None
+    return local + timedelta(microseconds=int(fraction.ljust(6, "0") or 0))
