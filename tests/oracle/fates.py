@@ -122,9 +122,7 @@ def _judge(
 ) -> tuple[FileFate, list[tuple[Record, Checked]]]:
     """All rows checked; `valid` still counts duplicates."""
     try:
-        table = read_table(file.name, file.content, multi_line=file.dataset != "streams")
-        if not set(rules.REQUIRED[file.dataset]) <= set(table.columns):
-            raise FileRejectedError("missing_column")
+        table = read_table(file.name, file.content, rules.REQUIRED[file.dataset], multi_line=file.dataset != "streams")
     except FileRejectedError as error:
         return FileFate(file.dataset, file.name, "rejected", error.reason), []
     good: list[tuple[Record, Checked]] = []

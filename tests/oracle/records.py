@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 ASCII_SPACE = " \t\n\r\f\v"
@@ -37,7 +37,7 @@ class Table:
     records: tuple[Record, ...]
 
 
-def read_table(name: str, content: bytes, multi_line: bool) -> Table:
+def read_table(name: str, content: bytes, required: Collection[str], *, multi_line: bool) -> Table:
     """Header and records of one CSV file. Raises FileRejectedError."""
     lines = _decode(name, content).removeprefix(BYTE_ORDER_MARK).split("\n")
     if all(_is_blank(line) for line in lines):
@@ -46,6 +46,8 @@ def read_table(name: str, content: bytes, multi_line: bool) -> Table:
     columns = tuple(header or ())
     if len(set(columns)) < len(columns):
         raise FileRejectedError("duplicate_column")
+    if not set(required) <= set(columns):
+        raise FileRejectedError("missing_column")
     read = _records_over_lines if multi_line else _records_of_lines
     return Table(columns, tuple(read(lines, columns)))
 
