@@ -38,18 +38,36 @@ cmd_run() {
     exec "$PYTHON" -m tests.local.main_job "$@"
 }
 
-help_test="run the tests and report coverage; arguments go to pytest"
+help_test="run the tests and report coverage"
+more_test="usage: ./build.sh test [ARGUMENTS OF PYTEST]
+
+Without arguments: all tests, two at a time, with coverage. With arguments: just those, for instance
+  ./build.sh test tests/unit -k songs -x"
 cmd_test() {
     set_up delta s3
     cd "$ROOT"
-    exec "$PYTHON" -m tests.local.run_tests "$@"
+    (($# > 0)) || set -- -n 2 --dist loadfile --cov --cov-report=term --cov-report=html
+    exec "$PYTHON" -m pytest "$@"
 }
 
-help_lint="check style, types and shell scripts; --fix repairs what can be repaired"
+help_lint="check style, types and shell scripts"
+more_lint="usage: ./build.sh lint [--fix]
+
+  --fix   first repair what can be repaired by itself"
 cmd_lint() {
     set_up
     cd "$ROOT"
-    exec "$PYTHON" -m tests.local.lint "$@"
+    local bin=$ROOT/.build/venv/bin failed=0
+    if [[ ${1:-} == --fix ]]; then
+        "$bin/ruff" check --quiet --fix . || true
+        "$bin/ruff" format --quiet .
+    fi
+    "$bin/ruff" check . || failed=1
+    "$bin/ruff" format --check . || failed=1
+    "$PYTHON" -m mypy || failed=1
+    "$bin/shellcheck" build.sh .ci/run || failed=1
+    ((failed == 0)) || fail "lint found something"
+    echo "lint: all clean"
 }
 
 help_lock="write locks/ again from pyproject.toml; --upgrade takes the newest versions"
@@ -60,11 +78,13 @@ cmd_lock() {
 }
 
 help_clean="remove all that was made and got (.build/)"
+more_clean="usage: ./build.sh clean"
 cmd_clean() {
     rm -rf "$ROOT/.build"
 }
 
 help_help="list the commands"
+more_help="usage: ./build.sh help"
 cmd_help() {
     local name line
     echo "usage: ./build.sh COMMAND [ARGUMENTS]"
@@ -79,9 +99,14 @@ cmd_help() {
 
 main() {
     local command=${1:-help}
-    [[ $command == -h || $command == --help ]] && command=help
+    if [[ $command == -h || $command == --help ]]; then command=help; fi
     declare -F "cmd_$command" >/dev/null || fail "there is no command '$command'; see ./build.sh help" 2
     shift $(($# > 0))
+    local more=more_$command
+    if [[ ${1:-} == --help && -n ${!more:-} ]]; then
+        echo "${!more}"
+        return
+    fi
     "cmd_$command" "$@"
 }
 

@@ -5,7 +5,6 @@ Only the standard library is imported unless a jar is missing.
 """
 
 import hashlib
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -97,7 +96,7 @@ def _place(jar: Jar, downloaded: Path, path: Path) -> None:
         downloaded.unlink()
         raise JarError(f"{jar.file_name} has the sha256 {found}, but docker/jars.txt says {jar.sha256}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(downloaded, path)
+    downloaded.replace(path)
     path.with_suffix(".sha256").write_text(jar.sha256, "ascii")
 
 

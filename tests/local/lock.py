@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from tests.local.toolchain import LOCKS, ROOT, UV, ToolchainError, get_uv, network_environment, run, say
 
@@ -28,8 +29,8 @@ def main() -> int:
         get_uv(env)
         for name, content in CONTENTS.items():
             say(f"locks/{name}.txt")
-            output = ["--output-file", LOCKS / f"{name}.txt"]
-            run([UV, "pip", "compile", *OPTIONS, *upgrade, *content, *output], env, f"uv could not lock '{name}'")
+            command: list[str | Path] = [UV, "pip", "compile", *OPTIONS, *upgrade, *content]
+            run([*command, "--output-file", LOCKS / f"{name}.txt"], env, f"uv could not lock '{name}'")
     except ToolchainError as error:
         say(f"error: {error}")
         return 1

@@ -15,7 +15,7 @@ import shutil
 import ssl
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.local.jars import JarError, missing_jars
@@ -49,7 +49,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def run(command: list[str | Path], env: Mapping[str, str], failure: str) -> None:
+def run(command: Sequence[str | Path], env: Mapping[str, str], failure: str) -> None:
     """Run a command that prints only when it fails."""
     done = subprocess.run([str(part) for part in command], env=dict(env), stdout=sys.stderr, check=False)
     if done.returncode != 0:
@@ -124,8 +124,9 @@ def get_uv(env: Mapping[str, str]) -> None:
                 "(Debian and Ubuntu: apt-get install python3-venv)."
             )
         python = maker / "bin" / "python"
-    install = ["install", "--quiet", "--disable-pip-version-check", "--require-hashes", "--target", TOOLS, "-r", lock]
-    run([python, "-m", "pip", *install], {**env, "PIP_ROOT_USER_ACTION": "ignore"}, "pip could not install uv")
+    install: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install += ["--require-hashes", "--target", TOOLS, "-r", lock]
+    run(install, {**env, "PIP_ROOT_USER_ACTION": "ignore"}, "pip could not install uv")
     shutil.rmtree(maker, ignore_errors=True)
     mark_made_from(TOOLS, lock)
 
