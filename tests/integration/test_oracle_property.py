@@ -1,0 +1,98 @@
+"""The application and the independent engine find the same, cell by cell, whatever comes in.
+
+An example costs several Spark runs, so each is large and they are few; `KPI_PROPERTY_EXAMPLES=50` looks for more,
+and then not for the same ones each time.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+from pyspark.sql import SparkSession
+
+from tests.integration.application import Application, NewFile, differences, fate_differences
+from tests.integration.random_inputs import ZONES, Scenario, make_scenario, shuffled, zipped
+from tests.local.sample_data import make_sample_data
+from tests.oracle import Oracle
+
+EXAMPLES = int(os.environ.get("KPI_PROPERTY_EXAMPLES", "0"))
+SCENARIOS = st.builds(
+    make_scenario,
+    seed=st.integers(0, 2**32 - 1),
+    source_zone=st.sampled_from(ZONES),
+    kpi_zone=st.sampled_from(ZONES),
+)
+
+
+def _write(files: Iterable[NewFile], directory: Path) -> None:
+    for file in files:
+        file.write(directory)
+
+
+def _application(spark: SparkSession, directory: Path, scenario: Scenario) -> Application:
+    zones = {"source_time_zone": scenario.source_zone, "kpi_time_zone": scenario.kpi_zone}
+    return Application(spark, directory / "input", directory / "lake", zones)
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=max(EXAMPLES, 1),
+    derandomize=not EXAMPLES,
+    database=None,
+    deadline=None,
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=list(HealthCheck),
+)
+@given(scenario=SCENARIOS)
+@example(scenario=make_scenario(1, "Australia/Lord_Howe", "America/St_Johns"))
+@example(scenario=make_scenario(2, "Europe/Berlin", "Europe/Berlin"))
+@example(scenario=make_scenario(3, "UTC", "Australia/Lord_Howe"))
+def test_every_cell_and_every_fate_agrees(spark: SparkSession, scenario: Scenario) -> None:
+    with TemporaryDirectory() as folder:
+        directory = Path(folder)
+        application = _application(spark, directory, scenario)
+        oracle = Oracle(scenario.source_zone, scenario.kpi_zone)
+        for files in scenario.steps:
+            _write(files, application.input)
+            expected = oracle.run(application.input)
+            assert application.run() == expected.exit_code
+            assert fate_differences(application.result(), expected.files) == []
+            assert differences(application.kpis(), expected.tables) == []
+
+
+@pytest.mark.slow
+def test_order_of_rows_and_files_and_runs_does_not_matter(spark: SparkSession, tmp_path: Path) -> None:
+    """What came in two runs, zipped or not, comes again in one, its rows in another order."""
+    scenario = make_scenario(4, "Europe/Berlin", "Asia/Kolkata")
+    application = _application(spark, tmp_path, scenario)
+    latest: dict[str, NewFile] = {}
+    for files in scenario.steps:
+        _write(files, application.input)
+        assert application.run() == 0
+        latest |= {file.name: file for file in files}
+
+    again = _application(spark, tmp_path / "again", scenario)
+    for number, file in enumerate(sorted(latest.values(), key=lambda file: file.name, reverse=True)):
+        other = shuffled(file, seed=number) if file.name.startswith("streams/") else file
+        (zipped(other) if number % 2 else other).write(again.input)
+    assert again.run() == 0
+    assert differences(again.kpis(), application.kpis()) == []
+
+
+@pytest.mark.slow
+def test_the_sample_agrees_and_a_second_run_makes_no_commit(spark: SparkSession, tmp_path: Path) -> None:
+    make_sample_data(tmp_path / "input")
+    application = Application(spark, tmp_path / "input", tmp_path / "lake", {})
+    expected = Oracle().run(application.input)
+    assert application.run() == expected.exit_code == 0
+    assert fate_differences(application.result(), expected.files) == []
+    assert differences(application.kpis(), expected.tables) == []
+
+    before = application.versions()
+    assert application.run() == 0
+    assert application.result()["status"] == "nothing_to_do"
+    assert application.versions() == before
