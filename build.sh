@@ -26,6 +26,13 @@ python_3_11() {
     fail "Python 3.11 is needed, as 'python3.11' or 'python3' (Debian 12: apt-get install python3 python3-venv)"
 }
 
+# Show the help of a module of tests/local, which needs no tools for that.
+show_help() {
+    local python
+    python=$(python_3_11)
+    PYTHONPATH=$ROOT exec "$python" -m "tests.local.$1" --help
+}
+
 # Get the tools that are not there yet, and the jars for the purposes named (see docker/jars.txt).
 set_up() {
     local python settings
@@ -39,6 +46,7 @@ set_up() {
 
 ## run    run the application on sample data or your own, deliver to DynamoDB Local, show the KPIs
 cmd_run() {
+    if asks_for_help "$@"; then show_help main_job; fi
     set_up delta
     exec "$PYTHON" -m tests.local.main_job "$@"
 }
@@ -81,6 +89,7 @@ cmd_lint() {
 
 ## lock   write locks/ again from pyproject.toml; --upgrade takes the newest versions
 cmd_lock() {
+    if asks_for_help "$@"; then show_help lock; fi
     set_up
     exec "$PYTHON" -m tests.local.lock "$@"
 }

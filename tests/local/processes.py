@@ -1,0 +1,63 @@
+"""Child processes that never outlive their parent's work, whether it ends, fails or is stopped by Ctrl-C."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SECONDS_TO_END = 10.0
+
+
+class StoppedBySignal(BaseException):
+    """Raised in the main thread by Ctrl-C or a request to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def signals_raise() -> Iterator[None]:
+    """Within the block, each signal that asks to stop raises `StoppedBySignal`; so `finally` clauses run."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise StoppedBySignal(number)
+
+    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_to_end(command: Sequence[str], env: Mapping[str, str]) -> int:
+    """Run a command in a process group of its own and return its exit code; when stopped, end the whole group."""
+    process = subprocess.Popen(command, env=dict(env), stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        return process.wait()
+    finally:
+        stop_group(process)
+
+
+def stop_group(process: subprocess.Popen[Any]) -> None:
+    """End a process that was started with `start_new_session`, and its children: first asked, then killed."""
+    if process.poll() is not None:
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
+    try:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
