@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 # ruff: noqa: ARG001 - all makers are called alike
-
 import gzip
 import tomllib
 import zlib

@@ -185,8 +185,10 @@ def zipped(file: NewFile) -> NewFile:
 
 def _csv(columns: Sequence[str], rows: Sequence[Sequence[str]], dice: random.Random) -> str:
     text = io.StringIO()
-    quoting = csv.QUOTE_ALL if dice.random() < 0.3 else csv.QUOTE_MINIMAL
-    writer = csv.writer(text, lineterminator="\n", quoting=quoting)
+    if dice.random() < 0.3:
+        writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    else:
+        writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
     return text.getvalue()
