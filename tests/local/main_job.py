@@ -22,8 +22,9 @@ from tests.local.spark_submit import submit_command, submit_environment
 from tests.local.toolchain import BUILD, ROOT, ToolchainError, get_all, is_complete, is_made_from, mark_made_from
 
 if TYPE_CHECKING:
-    from kpi_pipeline.export_reader import Export
     from rich.console import Console
+
+    from kpi_pipeline.export_reader import Export
 
 SAMPLE_FOLDER = BUILD / "data"
 DEFAULT_LAKE = BUILD / "lake"
