@@ -1,0 +1,16 @@
+"""Entry point of `python -m spark_app` and of `spark-submit …/spark_app/__main__.py`."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # spark-submit puts this file's own folder first on the path: import the package by its name instead.
+    here = str(Path(__file__).resolve().parent)
+    sys.path[:] = [entry for entry in sys.path if entry != here]
+    try:
+        import spark_app  # noqa: F401
+    except ImportError:
+        sys.path.insert(0, str(Path(here).parent))
+    from spark_app.cli import main
+
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""Command line: `python -m spark_app …`, the same under `spark-submit`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import secrets
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from spark_app import __version__, commands
+from spark_app.context import Context
+from spark_app.contracts import Dataset, load_contract
+from spark_app.dynamodb_layout import load_layout
+from spark_app.errors import AppError, StorageError, UsageError
+from spark_app.lake import Lake, check_lake, normalise_lake
+from spark_app.ledger import FileVersion, load_ledger
+from spark_app.lock import lake_lock
+from spark_app.log import Steps, log, set_log_context, set_up_logging, warn
+from spark_app.result import RunResult, write_result
+from spark_app.session import build_session
+from spark_app.settings import Settings, load_settings
+from spark_app.storage import normalise
+
+_RUN_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._~:+=@-]{0,199}")
+_STATUS = {2: "failed", 3: "nothing_usable", 4: "audit_failed"}
+
+EXIT_CODES = """exit codes:
+  0  done (also: nothing to do, or some files rejected and named)
+  2  usage or settings
+  3  nothing usable: every new file rejected, or songs/users missing or refused
+  4  audit failed, nothing published
+  1  anything else
+Whatever happened is in <lake>/runs/<run id>/result.json wherever the lake can be written."""
+
+
+def main(argv: Sequence[str] | None = None, spark: SparkSession | None = None) -> int:
+    """Run one command and return its exit code; `spark` is a session to use instead of an own one."""
+    arguments = _parser().parse_args(argv)
+    set_up_logging(arguments.log_format)
+    signal.signal(signal.SIGTERM, _stop) if spark is None else None
+    try:
+        return _main(arguments, spark)
+    except AppError as error:
+        return _complain(error)
+    except KeyboardInterrupt:
+        print("stopped; nothing half done counts, run again to go on", file=sys.stderr)
+        return 130
+
+
+def _main(arguments: argparse.Namespace, spark: SparkSession | None) -> int:
+    run_id = arguments.run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    if not _RUN_ID.fullmatch(run_id):
+        raise UsageError(f"--run-id {run_id!r}: allowed are letters, digits and . _ ~ : + = @ -, at most 200")
+    set_log_context(run_id=run_id, command=arguments.command)
+    settings = load_settings(arguments.env, arguments.set)
+    for dataset in Dataset:
+        load_contract(dataset)
+    load_layout()
+    lake = normalise_lake(arguments.lake)
+    check_lake(lake, settings)
+    if arguments.command == "files" and arguments.action in {"list", "show"}:
+        return _show_files(arguments, settings, lake, spark)
+    source = getattr(arguments, "input", None)
+    result = RunResult(run_id, arguments.command, lake, normalise(source) if source else None, datetime.now(UTC))
+    return _under_lock(arguments, settings, lake, result, spark)
+
+
+def _under_lock(
+    arguments: argparse.Namespace, settings: Settings, lake: str, result: RunResult, spark: SparkSession | None
+) -> int:
+    steps = Steps()
+    failure: AppError | None = None
+    try:
+        with lake_lock(lake, result.run_id, settings.lock_lease_seconds, settings.lock_wait_seconds) as lock:
+            with steps.step("start Spark"):
+                session = spark or build_session(settings.retention_days)
+            context = Context(session, settings, Lake(lake, lock.ensure_held), result.run_id, result, steps)
+            _work(arguments)(context)
+    except AppError as error:
+        failure = error
+    except PySparkException as error:
+        failure = _from_spark(error)
+    except Exception as error:
+        traceback.print_exc()
+        failure = AppError(f"{type(error).__name__}: {error}", code="unexpected")
+    finally:
+        if spark is None:
+            active = SparkSession.getActiveSession()
+            if active is not None:
+                active.stop()
+    return _conclude(result, steps, failure)
+
+
+def _conclude(result: RunResult, steps: Steps, failure: AppError | None) -> int:
+    if failure is not None:
+        result.exit_code = failure.exit_code
+        result.status = _STATUS.get(failure.exit_code, "failed")
+        result.error = {"code": failure.code, "message": str(failure)}
+    content = result.as_json(datetime.now(UTC), steps.seconds)
+    try:
+        uri: str | None = write_result(result.lake, content)
+    except StorageError as error:
+        uri = None
+        warn("the result can't be written", detail=str(error))
+        print(json.dumps(content, default=str), file=sys.stderr)
+    if failure is not None:
+        _complain(failure)
+    log("end", status=result.status, exit_code=result.exit_code, seconds=content["seconds"], result=uri)
+    return result.exit_code
+
+
+def _work(arguments: argparse.Namespace) -> Callable[[Context], None]:
+    command = arguments.command
+    if command == "run":
+        return lambda context: commands.run(context, context.result.input, arguments.manifest)
+    if command == "rebuild":
+        return lambda context: commands.rebuild(context, arguments.first, arguments.last)
+    if command == "files" and arguments.action == "withdraw":
+        return lambda context: commands.withdraw(context, arguments.names)
+    if command == "files":
+        return lambda context: commands.retry(context, arguments.names)
+    if command == "export":
+        return lambda context: commands.export(context, full=arguments.full)
+    if command == "restore":
+        return lambda context: commands.restore(context, arguments.run)
+    return commands.compact
+
+
+def _show_files(arguments: argparse.Namespace, settings: Settings, lake: str, spark: SparkSession | None) -> int:
+    session = spark or build_session(settings.retention_days)
+    try:
+        ledger = load_ledger(session, Lake(lake).ingested_files)
+    finally:
+        if spark is None:
+            session.stop()
+    if arguments.action == "list":
+        newest = [versions[-1] for name in sorted({v.name for v in ledger.all}) if (versions := ledger.of(name))]
+        shown = [v for v in newest if arguments.status in {None, str(v.status)}]
+        _print_table(["name", "status", "rows", "valid", "duplicates", "quarantined", "waiting", "reason"], shown)
+        return 0
+    for name in arguments.names:
+        versions = ledger.of(name)
+        if not versions:
+            raise UsageError(f"files show {name}: the ledger has no file of this name")
+        for version in versions:
+            fields = {key: value for key, value in vars(version).items() if value is not None}
+            print(json.dumps(fields, default=str, ensure_ascii=False, indent=1))
+    return 0
+
+
+def _print_table(columns: list[str], versions: list[FileVersion]) -> None:
+    rows = [columns] + [[str(getattr(v, c) if getattr(v, c) is not None else "") for c in columns] for v in versions]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _from_spark(error: PySparkException) -> AppError:
+    """Turn Spark's own errors into one that says what went wrong without a stack trace."""
+    text = str(error).partition("\n\nJVM stacktrace")[0].strip()
+    return AppError(f"Spark failed: {text[:2000]}", code="spark")
+
+
+def _complain(error: AppError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _stop(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="spark_app",
+        description="Turn CSV files of listens into daily and hourly KPIs in a Delta lake, and export them for DynamoDB.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    common = _common()
+    sub = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    run = sub.add_parser("run", parents=[common], help="all steps in one job: take in what is new, compute, export")
+    source = run.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", help="folder or s3:// prefix with streams/, songs/ and users/ below it")
+    source.add_argument("--manifest", help="run manifest: a prepared list of files (conf/schemas/run_manifest.schema.json)")
+
+    rebuild = sub.add_parser("rebuild", parents=[common], help="compute KPIs again from what is staged")
+    rebuild.add_argument("--from", dest="first", type=date.fromisoformat, metavar="DATE", help="first date (default: the first staged)")
+    rebuild.add_argument("--to", dest="last", type=date.fromisoformat, metavar="DATE", help="last date (default: the last staged)")
+
+    files = sub.add_parser("files", help="the ledger of files").add_subparsers(dest="action", required=True, metavar="action")
+    listing = files.add_parser("list", parents=[common], help="all files and their state")
+    listing.add_argument("--status", help="only files in this state, such as rejected")
+    for action, text in (
+        ("show", "all versions of files, with counts and reasons"),
+        ("retry", "let the next run take rejected or withdrawn files again"),
+        ("withdraw", "take the rows of files back and recompute what they touched"),
+    ):
+        files.add_parser(action, parents=[common], help=text).add_argument("names", nargs="+", metavar="NAME")
+
+    export = sub.add_parser("export", parents=[common], help="export what was not delivered yet")
+    export.add_argument("--full", action="store_true", help="export all days")
+    restore = sub.add_parser("restore", parents=[common], help="KPI tables as they were before a run")
+    restore.add_argument("--run", required=True, metavar="RUN_ID", help="the run whose KPIs are taken back")
+    sub.add_parser("compact", parents=[common], help="merge small files, delete old versions after the retention")
+    return parser
+
+
+def _common() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--lake", required=True, help="folder or s3:// prefix of the lake (made if it is not there)")
+    common.add_argument("--env", default="local", help="environment: which file of conf/settings (default: local)")
+    common.add_argument("--run-id", help="name of this run (default: made from the time)")
+    common.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting; repeatable")
+    common.add_argument("--log-format", choices=["auto", "json", "text"], default="auto", help="default: text on a terminal")
+    return common

@@ -1,0 +1,173 @@
+"""A look into each new file before Spark reads it: does it open, is it UTF-8, what is its header, how many lines.
+
+The line count is the independent figure that the conservation of rows is checked against. All is plain Python
+over a stream of bytes, so it runs on the driver for small inputs and on the executors for large ones.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import hashlib
+import re
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from spark_app.contracts import Contract, load_contract
+from spark_app.input_files import InputFile
+from spark_app.storage import storage_for
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_CHUNK = 4 * 1024 * 1024
+_MAX_HEADER = 1024 * 1024
+_BOM = codecs.BOM_UTF8
+_BLANK_LINE = re.compile(rb"(?m)^[ \t\r\f\v]*\n")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a look into one file found.
+
+    `lines` counts physical lines after the header that are not blank. `reason` and `message` are set when the file
+    must be rejected.
+    """
+
+    file: InputFile
+    header: tuple[str, ...] = ()
+    lines: int = 0
+    reason: str | None = None
+    message: str | None = None
+
+
+def inspect_files(files: list[InputFile], spark: Callable[[], SparkSession], on_driver_bytes: int) -> list[Inspection]:
+    """Inspect files, in the order given: on the driver if they are small in all, else on the executors."""
+    if sum(file.size for file in files) <= on_driver_bytes:
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(inspect_file, files))
+    context = spark().sparkContext
+    slices = min(len(files), 8 * context.defaultParallelism)
+    return context.parallelize(files, slices).map(inspect_file).collect()
+
+
+def inspect_file(file: InputFile) -> Inspection:
+    """Read all bytes of one file; a local file's etag (MD5) comes out of it too."""
+    checksum = hashlib.md5(usedforsecurity=False) if file.etag is None else None
+    with storage_for(file.uri).open(file.uri) as raw:
+        if file.compressed and checksum is not None:
+            for block in iter(partial(raw.read, _CHUNK), b""):
+                checksum.update(block)
+            raw.seek(0)
+        stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if file.compressed else raw
+        update = None if file.compressed or checksum is None else checksum.update
+        scan = _Scan(load_contract(file.dataset))
+        try:
+            for block in iter(partial(stream.read, _CHUNK), b""):
+                if update is not None:
+                    update(block)
+                scan.feed(block)
+            scan.finish()
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            scan.fail("unreadable_gzip", f"the archive is damaged or cut off: {error}")
+    if checksum is not None:
+        file = replace(file, etag=checksum.hexdigest())
+    return Inspection(file, scan.header, scan.lines, scan.reason, scan.message)
+
+
+class _Scan:
+    """Counts lines and checks header and encoding over blocks of bytes; after a failure it only lets bytes pass."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._head = b""
+        self._in_header = True
+        self._tail = b""
+        self._seen = 0
+        self.header: tuple[str, ...] = ()
+        self.lines = 0
+        self.reason: str | None = None
+        self.message: str | None = None
+
+    def fail(self, reason: str, message: str) -> None:
+        if self.reason is None or reason == "unreadable_gzip":
+            self.reason, self.message = reason, message
+
+    def feed(self, block: bytes) -> None:
+        if self.reason is not None:
+            return
+        self._check_encoding(block)
+        if self._in_header:
+            self._head += block
+            end = self._head.find(b"\n")
+            if end < 0:
+                if len(self._head) > _MAX_HEADER:
+                    self.fail("missing_column", f"the first {_MAX_HEADER} bytes hold no line end, so there is no header")
+                return
+            self._take_header(self._head[:end])
+            block, self._head = self._head[end + 1 :], b""
+        self._count(block)
+
+    def finish(self) -> None:
+        if self.reason is not None:
+            return
+        self._check_encoding(b"", final=True)
+        if self._in_header:
+            self._take_header(self._head)
+        if self._tail.strip():
+            self.lines += 1
+
+    def _count(self, block: bytes) -> None:
+        block = self._tail + block
+        end = block.rfind(b"\n") + 1
+        rest = block[end:]
+        self._tail = b"x" if rest.strip() else rest  # what matters of an unfinished line is whether it is blank
+        if end:
+            lines = block[:end]
+            self.lines += lines.count(b"\n") - len(_BLANK_LINE.findall(lines))
+
+    def _check_encoding(self, block: bytes, *, final: bool = False) -> None:
+        try:
+            self._decoder.decode(block, final)
+        except UnicodeDecodeError as error:
+            before = self._seen + error.start
+            self.fail("not_utf8", f"not UTF-8 text: byte {error.object[error.start]:#04x} about {before:,} bytes into it")
+        self._seen += len(block)
+
+    def _take_header(self, line: bytes) -> None:
+        self._in_header = False
+        if self.reason is not None:
+            return
+        text = line.removeprefix(_BOM).decode("utf-8", "replace").strip()
+        if not text:
+            what = "the first line is blank; it must be the header" if self._head.count(b"\n") else "the file is empty"
+            self.fail("empty_file", what)
+            return
+        try:
+            names = tuple(name.strip() for name in next(csv.reader([text], strict=True)))
+        except csv.Error as error:
+            self.fail("missing_column", f"the header can't be read: {error}")
+            return
+        missing = [name for name in self._contract.required if name not in names]
+        repeated = sorted({name for name in self._contract.names if names.count(name) > 1})
+        if missing:
+            self.fail("missing_column", _missing_message(missing, names))
+        elif repeated:
+            self.fail("duplicate_column", f"the header names a column twice: {', '.join(repeated)}")
+        self.header = names
+
+
+def _missing_message(missing: Iterable[str], names: tuple[str, ...]) -> str:
+    by_folded = {name.casefold(): name for name in names}
+    parts = []
+    for name in missing:
+        other = by_folded.get(name.casefold())
+        parts.append(f"`{name}`" + (f" (there is `{other}`: case matters)" if other else ""))
+    shown = ", ".join(names[:30])
+    return f"the header lacks the required column {', '.join(parts)}; it has: {shown}"

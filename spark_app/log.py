@@ -1,0 +1,82 @@
+"""One logger set-up: a JSON object a line for machines, a readable line on a terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+LogFormat = Literal["json", "text", "auto"]
+
+_logger = logging.getLogger("spark_app")
+_context: dict[str, Any] = {}
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **_context,
+            **getattr(record, "fields", {}),
+        }
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f"  {key}={value}" for key, value in getattr(record, "fields", {}).items())
+        mark = "" if record.levelno < logging.WARNING else f"{record.levelname}: "
+        clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        return f"{clock}  {mark}{record.getMessage()}{fields}"
+
+
+def set_up_logging(log_format: LogFormat = "auto") -> None:
+    """Log to standard error; `auto` is text on a terminal and JSON elsewhere."""
+    if log_format == "auto":
+        log_format = "text" if sys.stderr.isatty() else "json"
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_TextFormatter() if log_format == "text" else _JsonFormatter())
+    _logger.handlers[:] = [handler]
+    _logger.setLevel(logging.INFO)
+    _logger.propagate = False
+
+
+def set_log_context(**fields: Any) -> None:
+    """Add fields, such as the run id, to each JSON line from here on."""
+    _context.update(fields)
+
+
+def log(message: str, **fields: Any) -> None:
+    """Log one event with its counts."""
+    _logger.info(message, extra={"fields": fields})
+
+
+def warn(message: str, **fields: Any) -> None:
+    """Log something that a person should look at."""
+    _logger.warning(message, extra={"fields": fields})
+
+
+class Steps:
+    """Times the steps of a run, one after another."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Log the start and end of a step and keep its seconds; a step that comes twice adds up."""
+        log(f"{name} …", step=name)
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = time.monotonic() - started
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
+        log(f"{name} done", step=name, seconds=round(spent, 2))

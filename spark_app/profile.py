@@ -1,0 +1,139 @@
+"""The first pass over new files: how many rows of each file meet which fate, before anything is written."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from spark_app.contracts import Contract, Severity
+from spark_app.settings import Settings
+from spark_app.validation import Checked
+
+
+@dataclass
+class FileProfile:
+    """Counts of one file's rows before duplicates are taken out; `lines` are physical lines."""
+
+    rows: int = 0
+    lines: int = 0
+    quarantined: int = 0
+    waiting: int = 0
+    unknown_users: int = 0
+    header_rows: int = 0
+    by_reason: Counter[str] = field(default_factory=Counter)
+    nulls: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def kept(self) -> int:
+        """Rows that are not quarantined (valid, or duplicates of such)."""
+        return self.rows - self.quarantined
+
+
+def profile_files(checked: Checked, references: References, *, header_among_rows: bool) -> dict[int, FileProfile]:
+    """Count rows by fate for each file_id, in one pass and one small shuffle.
+
+    `header_among_rows` says that each file's own header line is among the records (see `line_records`).
+    """
+    frame = references.look_up(checked.frame)
+    keys = ["file_id", "broken_rules", "nulls", "is_header", "known_track", "known_user"]
+    counted = frame.groupBy(*keys).agg(F.count(F.lit(1)).alias("rows"), F.sum("lines").alias("lines")).collect()
+    profiles: dict[int, FileProfile] = defaultdict(FileProfile)
+    quarantine = checked.mask(Severity.QUARANTINE)
+    header_left = {row["file_id"] for row in counted} if header_among_rows else set()
+    for row in sorted(counted, key=lambda row: not row["is_header"]):
+        rows, lines = row["rows"], row["lines"]
+        if row["is_header"] and row["file_id"] in header_left:
+            header_left.remove(row["file_id"])
+            rows, lines = rows - 1, lines - 1
+        _add(profiles[row["file_id"]], row, rows, lines, checked, quarantine)
+    return profiles
+
+
+def _add(profile: FileProfile, row: Any, rows: int, lines: int, checked: Checked, quarantine: int) -> None:
+    profile.rows += rows
+    profile.lines += lines
+    for reason in checked.reasons(row["broken_rules"]):
+        profile.by_reason[reason] += rows
+    for bit, name in enumerate(checked.contract.names):
+        if row["nulls"] >> bit & 1:
+            profile.nulls[name] += rows
+    if row["broken_rules"] & quarantine:
+        profile.quarantined += rows
+    else:
+        profile.waiting += 0 if row["known_track"] else rows
+        profile.unknown_users += 0 if row["known_user"] else rows
+
+
+@dataclass(frozen=True)
+class References:
+    """Keys that rows are looked up in: (track_id) and (user_id), each unique; None where they don't matter."""
+
+    tracks: DataFrame | None = None
+    users: DataFrame | None = None
+
+    def look_up(self, frame: DataFrame) -> DataFrame:
+        """Add `known_track` and `known_user` (one row in, one row out)."""
+        for keys, column, flag in ((self.tracks, "track_id", "known_track"), (self.users, "user_id", "known_user")):
+            if keys is None:
+                frame = frame.withColumn(flag, F.lit(True))
+            else:
+                marked = keys.select(column, F.lit(True).alias(flag))
+                frame = frame.join(marked, on=column, how="left").withColumn(flag, F.coalesce(flag, F.lit(False)))
+        return frame
+
+
+def verdict(profile: FileProfile, checked: Checked, settings: Settings) -> tuple[str, str] | None:
+    """Return (reason, message) if the file must be rejected for its rows."""
+    for check in checked.checks:
+        if check.severity is Severity.REJECT_FILE and profile.by_reason[check.reason]:
+            return check.reason, f"{profile.by_reason[check.reason]} of {profile.rows} rows break the rule {check.reason}"
+    if profile.quarantined > settings.max_quarantined_share * profile.rows:
+        most = ", ".join(f"{reason} {count}" for reason, count in quarantine_reasons(profile, checked).items())
+        return "too_many_quarantined", (
+            f"{profile.quarantined} of {profile.rows} rows are bad ({most}); "
+            f"allowed is a share of {settings.max_quarantined_share} (max_quarantined_share)"
+        )
+    if profile.waiting > settings.max_waiting_share * profile.rows:
+        return "too_many_waiting", (
+            f"the tracks of {profile.waiting} of {profile.rows} rows are in no songs file; "
+            f"allowed is a share of {settings.max_waiting_share} (max_waiting_share)"
+        )
+    return None
+
+
+def quarantine_reasons(profile: FileProfile, checked: Checked) -> dict[str, int]:
+    """Rows by quarantine reason, most first (a row with two reasons counts in both)."""
+    known = {check.reason for check in checked.checks if check.severity is Severity.QUARANTINE}
+    counts = {reason: count for reason, count in profile.by_reason.most_common() if reason in known and count}
+    return counts
+
+
+def quality(profile: FileProfile, contract: Contract) -> dict[str, Any]:
+    """Shares of NULLs by column and of broken rules, of all rows of the file."""
+    return _shares(profile.rows, profile.nulls, profile.by_reason, contract.names)
+
+
+def _shares(rows: int, nulls: Counter[str], by_reason: Counter[str], names: Iterable[str]) -> dict[str, Any]:
+    def share(count: int) -> float:
+        return round(count / rows, 6) if rows else 0.0
+
+    return {
+        "rows": rows,
+        "null_share": {name: share(nulls[name]) for name in names},
+        "broken_share": {reason: share(count) for reason, count in by_reason.items() if count},
+    }
+
+
+def dataset_quality(profiles: Iterable[FileProfile], contract: Contract) -> dict[str, Any]:
+    """The same shares over several files of a dataset."""
+    total = FileProfile()
+    for profile in profiles:
+        total.rows += profile.rows
+        total.nulls += profile.nulls
+        total.by_reason += profile.by_reason
+    return _shares(total.rows, total.nulls, total.by_reason, contract.names)

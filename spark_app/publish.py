@@ -1,0 +1,77 @@
+"""Publish: KPIs of dirty dates are computed from pinned versions, audited, and written, one Delta commit a table."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from spark_app.audit import audit_dates, audit_sums, audit_table, failed
+from spark_app.catalogue import current_songs, current_tracks
+from spark_app.context import Context
+from spark_app.contracts import Dataset
+from spark_app.errors import AuditError
+from spark_app.kpis import all_kpis
+from spark_app.kpis.inputs import kpi_inputs, unique_listens
+from spark_app.log import log
+from spark_app.progress import DirtyDates, Progress, all_dates
+
+
+def publish(context: Context, dirty: DirtyDates, versions: Progress) -> None:
+    """Make the KPI tables of these dates equal a computation over everything staged at `versions`.
+
+    Raises:
+        AuditError: a check failed; no table was changed.
+    """
+    dates = sorted(dirty.dates)
+    if not dates:
+        return
+    log("dates to compute", dates=len(dates), first=dates[0], last=dates[-1])
+    with ExitStack() as cached:
+        with context.steps.step("compute KPIs"):
+            frames, staged_counts = _compute(context, dates, versions, cached)
+        with context.steps.step("audit"):
+            _audit(context, frames, staged_counts, dirty)
+        with context.steps.step("publish KPIs"):
+            condition = f"listen_date IN ({', '.join(f'DATE{date!r}' for date in dates)})"
+            for kpi in all_kpis():
+                table = context.lake.kpi(kpi.name)
+                context.result.tables[f"kpis/{kpi.name}"] = table.replace(
+                    frames[kpi.name], condition, context.metadata("publish"), ("listen_date",)
+                )
+
+
+def _compute(
+    context: Context, dates: list[str], versions: Progress, cached: ExitStack
+) -> tuple[dict[str, DataFrame], DataFrame]:
+    def keep(frame: DataFrame) -> DataFrame:
+        cached.callback(frame.unpersist)
+        return frame.persist()
+
+    streams = context.lake.staged(Dataset.STREAMS).read(context.spark, versions.streams_version)
+    staged = streams.where(F.col("listen_date").isin([F.lit(date).cast("date") for date in dates]))
+    songs = keep(current_songs(context.lake.staged(Dataset.SONGS).read(context.spark, versions.songs_version)))
+    tracks = keep(current_tracks(songs))
+    listens = unique_listens(staged)
+    inputs = kpi_inputs(listens, songs, tracks, context.settings.kpi_time_zone)
+    frames = {}
+    for kpi in all_kpis():
+        frames[kpi.name] = keep(kpi.compute(inputs))
+        log(f"computed {kpi.name}", rows=frames[kpi.name].count())
+    genres = songs.groupBy("track_id").agg(F.count(F.lit(1)).alias("genres"))
+    counts = listens.join(genres, on="track_id", how="inner").groupBy("listen_date")
+    return frames, counts.agg(F.count(F.lit(1)).alias("listens"), F.sum("genres").alias("genre_listens"))
+
+
+def _audit(context: Context, frames: dict[str, DataFrame], staged_counts: DataFrame, dirty: DirtyDates) -> None:
+    results = [check for kpi in all_kpis() for check in audit_table(kpi, frames[kpi.name])]
+    results += audit_sums(frames["hourly"], frames["daily_genre"], staged_counts)
+    published = {str(row[0]) for row in frames["hourly"].select("listen_date").distinct().collect()}
+    emptied = all_dates(context, context.lake.kpi("hourly")) - published
+    results.append(audit_dates(set(dirty.dates), emptied, set(dirty.may_be_emptied)))
+    context.result.audit += results
+    wrong = failed(results)
+    if wrong:
+        details = "; ".join(f"{result.check}: {result.detail}" for result in wrong)
+        raise AuditError(f"audit failed, no KPI was published: {details}")

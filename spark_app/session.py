@@ -1,0 +1,56 @@
+"""The one place that builds a Spark session: Delta, UTC, and what results must not depend on."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pyspark.sql import SparkSession
+
+from spark_app import __version__
+
+# What results or safety depend on is fixed here; sizes and speed are in conf/spark and the job's parameters.
+REQUIRED = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "false",
+    "spark.sql.legacy.timeParserPolicy": "CORRECTED",
+    "spark.sql.files.ignoreCorruptFiles": "false",
+    "spark.sql.files.ignoreMissingFiles": "false",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.sql.caseSensitive": "true",
+}
+
+
+def build_session(retention_days: int) -> SparkSession:
+    """Start Spark (or take the running one), with Delta and with S3A for `s3://`."""
+    os.environ["TZ"] = "UTC"
+    time.tzset()
+    retention = f"interval {max(retention_days, 7)} days"
+    builder = SparkSession.builder.appName(f"music-streaming-kpis {__version__}")
+    options = REQUIRED | {
+        "spark.databricks.delta.properties.defaults.logRetentionDuration": retention,
+        "spark.databricks.delta.properties.defaults.deletedFileRetentionDuration": retention,
+    }
+    for name, value in (options | _s3_options()).items():
+        builder = builder.config(name, value)
+    spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel("WARN")
+    return spark
+
+
+def _s3_options() -> dict[str, str]:
+    """S3A for `s3://`, at the endpoint of the AWS environment variables where one is named."""
+    options = {
+        "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
+        "spark.hadoop.fs.AbstractFileSystem.s3.impl": "org.apache.hadoop.fs.s3a.S3A",
+    }
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        options |= {
+            "spark.hadoop.fs.s3a.endpoint": endpoint,
+            "spark.hadoop.fs.s3a.path.style.access": "true",
+            "spark.hadoop.fs.s3a.connection.ssl.enabled": str(endpoint.startswith("https")).lower(),
+        }
+    return options

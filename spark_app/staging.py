@@ -1,0 +1,89 @@
+"""Staging: the frames of valid rows and of quarantined rows, as they are written to the lake.
+
+Every valid row of every file is kept, unique within its file; what several files say twice is settled when KPIs are
+computed, so that a copy in another file survives a correction.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from spark_app.contracts import Dataset
+from spark_app.validation import Checked, instant_to_local
+
+STREAM_PARTITIONS = ("listen_date",)
+
+
+def staged_streams(kept: DataFrame, kpi_time_zone: str, buckets: int, partitions: int) -> DataFrame:
+    """Grain: (file_id, user_id, track_id, listen_time), with `copies`, the rows of the file that say the same.
+
+    One shuffle brings the rows of a date together (in `buckets` parts), so that duplicates are found and each
+    date is written as few files.
+    """
+    day = F.to_date(instant_to_local(F.col("listen_time"), kpi_time_zone))
+    bucket = F.pmod(F.hash("user_id"), F.lit(buckets)) if buckets > 1 else F.lit(0)
+    rows = kept.select("file_id", "user_id", "track_id", "listen_time", day.alias("listen_date"), bucket.alias("bucket"))
+    keys = ["listen_date", "bucket", "file_id", "user_id", "track_id", "listen_time"]
+    placed = rows.repartition(partitions, "listen_date", "bucket")
+    unique = placed.groupBy(*keys).agg(F.count(F.lit(1)).cast("int").alias("copies"))
+    return unique.select("file_id", "user_id", "track_id", "listen_time", "copies", "listen_date")
+
+
+def staged_songs(kept: DataFrame, names: DataFrame) -> DataFrame:
+    """Grain: (file_id, track_id, track_genre): the most popular row of the file, then the smallest id, then the raw text.
+
+    `names` gives (file_id, file_name), by which files of one modification time are ordered.
+    """
+    best = [F.coalesce("popularity", F.lit(0)).desc(), F.col("id").asc_nulls_last(), F.col("raw")]
+    unique = _first_of(kept, ["file_id", "track_id", "track_genre"], best)
+    return unique.join(F.broadcast(names), on="file_id", how="inner").select(
+        "file_id",
+        "file_modified_at",
+        "file_name",
+        "track_id",
+        "track_genre",
+        "id",
+        "track_name",
+        "artists",
+        "album_name",
+        F.coalesce("popularity", F.lit(0)).alias("popularity"),
+        "duration_ms",
+        "copies",
+    )
+
+
+def staged_users(kept: DataFrame) -> DataFrame:
+    """Grain: (file_id, user_id): the row created last, then the first by its raw text."""
+    best = [F.col("created_at").desc_nulls_last(), F.col("raw")]
+    unique = _first_of(kept, ["file_id", "user_id"], best)
+    return unique.select(
+        "file_id", "file_modified_at", "user_id", "user_name", "user_age", "user_country", "created_at", "copies"
+    )
+
+
+def quarantine_records(checked: Checked, names: DataFrame, dataset: Dataset, run_id: str, now: Column) -> DataFrame:
+    """Grain: a quarantined row, with its raw text, all its reasons and where it stands."""
+    own_header = (F.col("line_number") == 1) & F.col("is_header")
+    rows = checked.frame.where(checked.quarantined & ~F.coalesce(own_header, F.lit(False)))
+    return rows.join(F.broadcast(names), on="file_id", how="inner").select(
+        "file_id",
+        F.lit(str(dataset)).alias("dataset"),
+        "file_name",
+        "line_number",
+        F.rtrim(F.regexp_replace("raw", "\r$", "")).alias("raw"),
+        checked.reasons_column().alias("reasons"),
+        F.lit(run_id).alias("run_id"),
+        now.alias("quarantined_at"),
+    )
+
+
+def _first_of(frame: DataFrame, keys: list[str], order: list[Column]) -> DataFrame:
+    """Keep the first row of each key by `order`, with `copies`, the number of rows of the key."""
+    window = Window.partitionBy(*keys)
+    ranked = frame.select(
+        "*",
+        F.row_number().over(window.orderBy(*order)).alias("place"),
+        F.count(F.lit(1)).over(window).cast("int").alias("copies"),
+    )
+    return ranked.where(F.col("place") == 1).drop("place")
