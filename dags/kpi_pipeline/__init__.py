@@ -1,0 +1,1 @@
+"""Delivery of exported KPIs to DynamoDB: needs neither Airflow nor Spark."""

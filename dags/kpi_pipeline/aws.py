@@ -1,0 +1,91 @@
+"""boto3 clients and AWS's errors in plain words.
+
+Region, endpoints and credentials come from the ordinary AWS environment (`AWS_REGION`, `AWS_ENDPOINT_URL_DYNAMODB`, …).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+)
+
+from kpi_pipeline.errors import AwsError, UsageError
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
+
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 20
+ATTEMPTS = 9
+
+
+def dynamodb_client(endpoint_url: str | None = None, connections: int = 10, attempts: int = ATTEMPTS) -> DynamoDBClient:
+    """Return a client that retries by itself (standard mode: exponential backoff with jitter)."""
+    with plain_aws_errors("DynamoDB"):
+        return _session().client("dynamodb", endpoint_url=endpoint_url, config=_config(connections, attempts))
+
+
+def batch_client(endpoint_url: str | None = None, connections: int = 10) -> DynamoDBClient:
+    """Return a client for BatchWriteItem alone: it checks no parameters and retries nothing, the batch writer does."""
+    config = _config(connections, attempts=1).merge(Config(parameter_validation=False))
+    with plain_aws_errors("DynamoDB"):
+        return _session().client("dynamodb", endpoint_url=endpoint_url, config=config)
+
+
+def s3_client() -> S3Client:
+    """Return a client for the lake."""
+    with plain_aws_errors("S3"):
+        return _session().client("s3", config=_config())
+
+
+def _session() -> boto3.session.Session:
+    # One for each client: sessions are not made for several threads.
+    return boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
+
+
+def _config(connections: int = 10, attempts: int = ATTEMPTS) -> Config:
+    return Config(
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        max_pool_connections=connections,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+    )
+
+
+@contextmanager
+def plain_aws_errors(what: str) -> Iterator[None]:
+    """Raise what boto3 raises as an error that says in one line what happened.
+
+    Raises:
+        UsageError: no credentials or no region are set, or the endpoint is no URL.
+        AwsError: AWS refused the request or can't be reached.
+    """
+    try:
+        yield
+    except (NoCredentialsError, PartialCredentialsError, NoRegionError, ValueError) as error:
+        raise UsageError(f"{what}: {error} (set the usual AWS environment variables)") from error
+    except EndpointConnectionError as error:
+        raise AwsError(f"{what}: can't be reached: {error}") from error
+    except ClientError as error:
+        answer = error.response.get("Error", {})
+        raise AwsError(f"{what}: {answer.get('Code', 'error')}: {answer.get('Message', error)}") from error
+    except BotoCoreError as error:
+        raise AwsError(f"{what}: {error}") from error
+
+
+def error_code(error: ClientError) -> str:
+    """Return AWS's name of the error."""
+    return str(error.response.get("Error", {}).get("Code", ""))

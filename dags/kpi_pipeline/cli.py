@@ -1,0 +1,161 @@
+"""Command line: `python -m kpi_pipeline deliver | read`.
+
+Exit codes: 0 done (also: superseded, or nothing to deliver), 2 usage or settings, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+from kpi_pipeline.aws import dynamodb_client, plain_aws_errors
+from kpi_pipeline.delivery import LATEST, Outcome, deliver
+from kpi_pipeline.errors import PipelineError, UsageError
+from kpi_pipeline.lake import open_lake
+from kpi_pipeline.log import set_up_logging, warn
+from kpi_pipeline.reading import Day, read_day
+from kpi_pipeline.settings import load_settings
+
+WIDEST_CELL = 40
+EXIT_FAILED = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    set_up_logging()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        options.command(options)
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; run it again to go on", file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kpi_pipeline", description=__doc__, formatter_class=_Formatter)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--table-prefix", metavar="P", help="put before the name of every table")
+    common.add_argument("--endpoint-url", metavar="URL", help="of DynamoDB; default: the AWS environment's")
+    common.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
+    writing = commands.add_parser("deliver", parents=[common], help="write an export to DynamoDB and verify it")
+    writing.add_argument("--lake", required=True, metavar="URI", help="folder or s3://bucket/prefix")
+    writing.add_argument(
+        "--run-id", default=LATEST, metavar="ID", help="default: latest, the newest export not yet delivered"
+    )
+    writing.add_argument("--max-write-rate", type=float, metavar="N", help="write units a second (items of up to 1 KB)")
+    writing.add_argument("--workers", type=int, metavar="N", help="threads that send batches")
+    writing.add_argument("--max-retries", type=int, metavar="N", help="waits in a row before giving up")
+    writing.add_argument(
+        "--lease-seconds", type=float, metavar="N", help="a writer silent for this long counts as dead"
+    )
+    writing.add_argument("--wait-seconds", type=float, metavar="N", help="how long to wait for another writer")
+    writing.add_argument(
+        "--reset-sequence", action="store_true", help="deliver although a higher export_seq has begun (a rebuilt lake)"
+    )
+    writing.set_defaults(command=_deliver)
+
+    reading = commands.add_parser("read", parents=[common], help="print a day's items")
+    reading.add_argument("--date", required=True, type=_date, metavar="YYYY-MM-DD")
+    reading.add_argument("--table", action="append", default=[], metavar="NAME", help="default: all KPI tables")
+    reading.add_argument("--limit", type=int, metavar="N", help="print at most so many items a table")
+    reading.set_defaults(command=_read)
+    return parser
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+def _date(text: str) -> str:
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no date like 2024-06-25")
+    return text
+
+
+def _deliver(options: argparse.Namespace) -> None:
+    settings = load_settings(
+        prefix=options.table_prefix,
+        max_write_rate=options.max_write_rate,
+        workers=options.workers,
+        max_retries=options.max_retries,
+        lease_seconds=options.lease_seconds,
+        wait_seconds=options.wait_seconds,
+    )
+    lake = open_lake(options.lake)
+    outcome = deliver(lake, options.run_id, settings, options.endpoint_url, reset_sequence=options.reset_sequence)
+    undeliverable = len(outcome.receipt.get("undeliverable", []))
+    if undeliverable:
+        warn(f"{undeliverable} items could not be delivered; the receipt lists them", run_id=outcome.run_id)
+    print(json.dumps(asdict(outcome), ensure_ascii=False) if options.json else _told(outcome))
+
+
+def _told(outcome: Outcome) -> str:
+    lines = [outcome.message]
+    if outcome.receipt:
+        rows = [{"table": name, **counts} for name, counts in outcome.receipt["tables"].items()]
+        lines += _table(rows)
+        lines.append(f"{outcome.receipt['dates']} dates in {outcome.receipt['seconds']:.1f} s")
+    for entry in outcome.receipt.get("undeliverable", []):
+        key = ", ".join(str(value) for part in entry["key"].values() for value in part.values())
+        lines.append(f"not delivered ({entry['reason']}, {entry['bytes']} bytes): {entry['table']} {key[:200]}")
+    return "\n".join(lines)
+
+
+def _read(options: argparse.Namespace) -> None:
+    settings = load_settings(prefix=options.table_prefix)
+    with plain_aws_errors("DynamoDB"):
+        client = dynamodb_client(options.endpoint_url)
+        day = read_day(client, settings, options.date, options.table)
+    if options.limit is not None:
+        if options.limit < 0:
+            raise UsageError("--limit must not be negative")
+        day = Day(day.date, day.status, day.consistent, {name: i[: options.limit] for name, i in day.tables.items()})
+    if options.json:
+        print(json.dumps(asdict(day), ensure_ascii=False))
+        return
+    if day.status is None:
+        print(f"{day.date}: never delivered")
+    else:
+        state = "" if day.consistent else "  (being written: some items may be of another version)"
+        print(f"{day.date}: " + ", ".join(f"{name} {value}" for name, value in day.status.items()) + state)
+    for name, items in day.tables.items():
+        print(f"\n{name}: {len(items)} items")
+        print("\n".join(_table(items)))
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    """Return rows as aligned columns; numbers to the right."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [columns, *([_cell(row.get(name)) for name in columns] for row in rows)]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
+    numeric = [all(isinstance(row.get(name), (int, float)) for row in rows) for name in columns]
+    return [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(line, widths, numeric)
+        ).rstrip()
+        for line in cells
+        if line
+    ]
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return text if len(text) <= WIDEST_CELL else f"{text[: WIDEST_CELL - 1]}…"

@@ -1,0 +1,57 @@
+"""The one error hierarchy of the package; each class carries the exit code of the command line."""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """A failure that a person can act on; the message says what and where."""
+
+    exit_code = 1
+
+
+class UsageError(PipelineError):
+    """A wrong argument, setting or name; found before any work is done."""
+
+    exit_code = 2
+
+
+class ExportError(PipelineError):
+    """An export that is incomplete, damaged or not understood."""
+
+
+class TableError(PipelineError):
+    """A DynamoDB table whose keys or indexes are not those of the layout."""
+
+
+class AwsError(PipelineError):
+    """AWS refused a request or can't be reached."""
+
+
+class TooManyRetriesError(PipelineError):
+    """DynamoDB took nothing for as long as the settings allow to wait."""
+
+
+class LeaseError(PipelineError):
+    """Another writer of the same export is at work, or took over from this one."""
+
+
+class OtherLakeError(PipelineError):
+    """The tables were written from another lake with the same numbers."""
+
+
+class VerificationError(PipelineError):
+    """What is in DynamoDB still differs from the export after writing it."""
+
+
+class SupersededError(PipelineError):
+    """A newer export has begun; it contains this one, so nothing is left to do. The command line reports success."""
+
+    exit_code = 0
+
+    def __init__(self, export_seq: int, newer_seq: int, newer_run_id: str) -> None:
+        super().__init__(
+            f"export {export_seq} is superseded: export {newer_seq} (run {newer_run_id}) has begun and contains it. "
+            "If the lake was rebuilt and counts anew, use --reset-sequence."
+        )
+        self.newer_seq = newer_seq
+        self.newer_run_id = newer_run_id
