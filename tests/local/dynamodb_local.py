@@ -73,7 +73,7 @@ def get_jars() -> list[Path]:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        missing = [jar for jar, path in paths.items() if not jars._is_checked(jar, path)]
+        missing = [jar for jar, path in paths.items() if not jars.is_checked(jar, path)]
         if missing:
             print(f"getting DynamoDB Local, {len(missing)} jars (once) …", file=sys.stderr, flush=True)
             os.environ.update(network_environment(os.environ))
@@ -83,7 +83,7 @@ def get_jars() -> list[Path]:
 
 
 def _get(jar: jars.Jar, path: Path) -> None:
-    jars._place(jar, jars._download(jar, FOLDER / ".maven"), path)
+    jars.get_jar(jar, path, FOLDER / ".maven")
 
 
 class DynamoDBLocal:

@@ -61,7 +61,7 @@ def jars_for(purposes: Iterable[str], folder: Path = JAR_FOLDER) -> dict[Jar, Pa
 
 def missing_jars(purposes: Iterable[str], folder: Path = JAR_FOLDER) -> dict[Jar, Path]:
     """Return the jars that are not there yet. What is there was checked before it got its name."""
-    return {jar: path for jar, path in jars_for(purposes, folder).items() if not _is_checked(jar, path)}
+    return {jar: path for jar, path in jars_for(purposes, folder).items() if not is_checked(jar, path)}
 
 
 def fetch_jars(purposes: Iterable[str], folder: Path = JAR_FOLDER) -> list[Path]:
@@ -69,13 +69,27 @@ def fetch_jars(purposes: Iterable[str], folder: Path = JAR_FOLDER) -> list[Path]
     purposes = list(purposes)
     for jar, path in missing_jars(purposes, folder).items():
         print(f"getting {jar.file_name} (once) …", file=sys.stderr, flush=True)
-        _place(jar, _download(jar, folder / ".maven"), path)
+        get_jar(jar, path, folder / ".maven")
     return list(jars_for(purposes, folder).values())
 
 
-def _is_checked(jar: Jar, path: Path) -> bool:
+def is_checked(jar: Jar, path: Path) -> bool:
+    """Whether the jar is at `path` and is the one that the list names."""
     stamp = path.with_suffix(".sha256")
     return path.is_file() and stamp.is_file() and stamp.read_text("ascii") == jar.sha256
+
+
+def get_jar(jar: Jar, path: Path, cache: Path) -> None:
+    """Get one jar by way of the Maven folder `cache`; it gets its name only when its sha256 is right."""
+    downloaded = _download(jar, cache)
+    with downloaded.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != jar.sha256:
+        downloaded.unlink()
+        raise JarError(f"{jar.file_name} has the sha256 {found}, but {jar.sha256} was expected")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    downloaded.replace(path)
+    path.with_suffix(".sha256").write_text(jar.sha256, "ascii")
 
 
 def _download(jar: Jar, cache: Path) -> Path:
@@ -87,17 +101,6 @@ def _download(jar: Jar, cache: Path) -> Path:
         return Path(component.artifact(classifier=jar.classifier).resolve())
     except Exception as error:
         raise JarError(f"can't get {jar.file_name} from Maven Central: {error}") from error
-
-
-def _place(jar: Jar, downloaded: Path, path: Path) -> None:
-    with downloaded.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != jar.sha256:
-        downloaded.unlink()
-        raise JarError(f"{jar.file_name} has the sha256 {found}, but docker/jars.txt says {jar.sha256}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    downloaded.replace(path)
-    path.with_suffix(".sha256").write_text(jar.sha256, "ascii")
 
 
 def main(purposes: list[str]) -> int:

@@ -196,18 +196,19 @@ def deliver_if_due(console: Console, lake: str) -> int:
 
 def deliver(console: Console, lake: str, export: Export) -> int:
     """Start DynamoDB Local, deliver, read back, stop it."""
-    from tests.local.dynamodb_local import dynamodb_local
+    from tests.local.dynamodb_local import CREDENTIALS, DynamoDBLocal
     from tests.local.show import show_kpis
 
     say("starting DynamoDB Local …")
-    with dynamodb_local(dynamodb_folder(lake)) as endpoint_url:
-        os.environ.setdefault("AWS_REGION", "us-east-1")
-        os.environ.setdefault("AWS_ACCESS_KEY_ID", "local")
-        os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "local")
-        command = [sys.executable, "-m", "kpi_pipeline", "deliver", "--lake", lake, "--endpoint-url", endpoint_url]
+    with DynamoDBLocal(dynamodb_folder(lake)) as server:
+        # Where the lake is in S3 its credentials serve for both: DynamoDB Local takes any.
+        os.environ.setdefault("AWS_REGION", CREDENTIALS["region_name"])
+        os.environ.setdefault("AWS_ACCESS_KEY_ID", CREDENTIALS["aws_access_key_id"])
+        os.environ.setdefault("AWS_SECRET_ACCESS_KEY", CREDENTIALS["aws_secret_access_key"])
+        command = [sys.executable, "-m", "kpi_pipeline", "deliver", "--lake", lake, "--endpoint-url", server.url]
         exit_code = run_to_end(command, {**os.environ, "PYTHONPATH": str(ROOT / "dags")})
         if exit_code == 0:
-            show_kpis(console, export, endpoint_url)
+            show_kpis(console, export, server.url)
     return exit_code
 
 

@@ -8,21 +8,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
 from kpi_pipeline.aws import dynamodb_client
 from kpi_pipeline.conf_files import load_toml
 from kpi_pipeline.export_reader import Export
 from kpi_pipeline.layout import TableLayout
 from kpi_pipeline.settings import load_settings
 from kpi_pipeline.tables import status_layout
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 Row = dict[str, Any]
 Query = Callable[[TableLayout, str], list[Row]]
 
 WIDTH_WITHOUT_TERMINAL = 120
-COLUMNS_SHOWN = 7
+WIDEST_TEXT = 32
+COLUMN_GAP = 2
 ROWS_SHOWN = 3
 TOP_GENRES = 5
 FATES = ("rows", "valid", "duplicates", "quarantined", "waiting")
@@ -66,7 +68,7 @@ def show_kpis(console: Console, export: Export, endpoint_url: str) -> None:
     _show_top_genres(console, query, export.tables, date)
     for layout in layouts:
         items = query(layout, date)
-        columns = _columns(layout, items)
+        columns = _columns(layout, items[:ROWS_SHOWN], console.width)
         title = f"{settings.table_name(layout.name)}: {len(items)} items on {date}"
         rows = [[item.get(column, "") for column in columns] for item in items[:ROWS_SHOWN]]
         _print_table(console, title, columns, rows)
@@ -128,13 +130,21 @@ def _show_top_genres(console: Console, query: Query, layouts: Iterable[TableLayo
     _print_table(console, f"Top genres of {date}", ("rank", "genre", "listens", "listeners", "most popular song"), rows)
 
 
-def _columns(layout: TableLayout, items: Sequence[Row]) -> list[str]:
+def _columns(layout: TableLayout, items: Sequence[Row], width: int) -> list[str]:
     """Return the attributes to show: the sort key, then in the order of the layout, as many as fit."""
     there = {name for item in items for name in item} - {layout.partition_key.name}
     first = [layout.sort_key.name] if layout.sort_key else []
     order = [name for table in load_toml("dynamodb/kpi_tables.toml")["tables"].values() for name in table["attributes"]]
-    ordered = dict.fromkeys([*first, *order, *sorted(there)])
-    return [name for name in ordered if name in there][:COLUMNS_SHOWN]
+    columns: list[str] = []
+    for name in dict.fromkeys([*first, *order, *sorted(there)]):
+        if name not in there:
+            continue
+        widest = max(len(_text(item.get(name, ""))) for item in items)
+        width -= COLUMN_GAP + max(len(name), min(widest, WIDEST_TEXT))
+        if width < 0:
+            break
+        columns.append(name)
+    return columns
 
 
 def _print_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -143,7 +153,7 @@ def _print_table(console: Console, title: str, columns: Sequence[str], rows: Seq
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None)
     for position, column in enumerate(columns):
         numeric = all(_is_number(row[position]) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="ellipsis" if numeric else "fold")
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
     for row in rows:
         table.add_row(*(escape(_text(cell)) for cell in row))
     console.print()
@@ -159,4 +169,6 @@ def _text(value: object) -> str:
         return "; ".join(_text(element) for element in value)
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.1f}"
     return str(value)
