@@ -158,7 +158,7 @@ def run_application(options: argparse.Namespace, source: str, run_id: str) -> in
     arguments = ["run", "--input", source, "--lake", options.lake, "--env", options.env, "--run-id", run_id]
     for assignment in options.set:
         arguments += ["--set", assignment]
-    command = submit_command([*arguments, "--log-format", "text"], purposes=jar_purposes([source, options.lake]))
+    command = submit_command([*arguments, "--log-format", "text"], jar_purposes([source, options.lake]))
     return run_to_end(command, submit_environment(os.environ, short_run=is_small(source)))
 
 

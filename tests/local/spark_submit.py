@@ -24,16 +24,21 @@ def spark_home() -> Path:
     return Path(spec.origin).parent
 
 
-def submit_command(arguments: Sequence[str], *, purposes: Sequence[str] = ("delta",)) -> list[str]:
-    """Return the command that runs the application with these arguments and the jars for these purposes.
+def submit_options(purposes: Sequence[str] = ("delta",)) -> list[str]:
+    """Return the options of `spark-submit`, with the jars for these purposes.
 
     In local mode the jars go on the class path: `--jars` would copy each of them first.
     """
     jars = ":".join(str(path) for path in jars_for(purposes).values())
     bars = "true" if sys.stderr.isatty() else "false"
-    command = [str(spark_home() / "bin" / "spark-submit"), "--properties-file", str(SPARK_CONF / "local.conf")]
-    command += ["--conf", f"spark.driver.extraClassPath={jars}", "--conf", f"spark.ui.showConsoleProgress={bars}"]
-    return [*command, str(APPLICATION), *arguments]
+    conf = {"spark.driver.extraClassPath": jars, "spark.ui.showConsoleProgress": bars}
+    options = ["--properties-file", str(SPARK_CONF / "local.conf")]
+    return options + [part for name, value in conf.items() for part in ("--conf", f"{name}={value}")]
+
+
+def submit_command(arguments: Sequence[str], purposes: Sequence[str] = ("delta",)) -> list[str]:
+    """Return the command that runs the application with these arguments."""
+    return [str(spark_home() / "bin" / "spark-submit"), *submit_options(purposes), str(APPLICATION), *arguments]
 
 
 def submit_environment(environ: Mapping[str, str], *, short_run: bool = False) -> dict[str, str]:

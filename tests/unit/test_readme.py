@@ -1,0 +1,55 @@
+"""What the README shows works as shown."""
+
+import re
+import textwrap
+import tomllib
+from typing import Any
+
+from chispa import assert_df_equality
+from pyspark.sql import SparkSession
+
+from spark_app.dynamodb_layout import TableLayout
+from spark_app.kpis.definition import Kpi, KpiInputs
+from tests.local.toolchain import ROOT
+
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def example(language: str) -> str:
+    """The README's only block of code in this language."""
+    (block,) = re.findall(rf"^ *```{language}\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
+    return textwrap.dedent(block)
+
+
+def test_the_worked_example_computes_a_kpi(spark: SparkSession) -> None:
+    namespace: dict[str, Any] = {}
+    exec(example("python"), namespace)  # noqa: S102 (the point of this test)
+    kpi = namespace["KPI"]
+    assert isinstance(kpi, Kpi)
+    plays = spark.createDataFrame(
+        [("2024-06-24", "a", "pop", 3), ("2024-06-24", "b", "pop", 1), ("2024-06-25", "a", "rock", 2)],
+        "listen_date string, track_id string, track_genre string, play_count bigint",
+    )
+    expected = spark.createDataFrame(
+        [("2024-06-24", "pop", 2), ("2024-06-25", "rock", 1)],
+        "listen_date string, track_genre string, unique_tracks bigint",
+    )
+    found = kpi.compute(KpiInputs(plays, plays, plays, plays, plays))
+    assert_df_equality(found, expected, ignore_row_order=True, ignore_nullable=True)
+
+
+def test_the_worked_example_has_a_layout_that_is_accepted() -> None:
+    tables = tomllib.loads(example("toml"))["tables"]
+    assert TableLayout.model_validate(tables["genre_variety"]).sort_key == "genre"
+
+
+def test_links_lead_somewhere() -> None:
+    places = re.findall(r"\]\(([^)]+)\)", README)
+    assert places
+    assert [place for place in places if not (ROOT / place).exists()] == []
+
+
+def test_commands_that_are_named_exist() -> None:
+    build = (ROOT / "build.sh").read_text("utf-8")
+    for command in re.findall(r"\./build\.sh (\w+)", README):
+        assert f"cmd_{command}()" in build
