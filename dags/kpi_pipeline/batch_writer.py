@@ -175,7 +175,7 @@ class BatchWriter:
         if taken:
             self._pace.taken(sum(request.units for request in taken))
         if left:
-            self._pace.refused(sent_at, reason)
+            self._pace.refused(sent_at, sum(request.units for request in left), len(left) / len(batch), reason)
         return left
 
     def _try(self, batch: list[WriteRequest]) -> tuple[list[WriteRequest], str]:

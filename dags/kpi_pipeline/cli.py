@@ -102,7 +102,7 @@ def _deliver(options: argparse.Namespace) -> None:
     outcome = deliver(lake, options.run_id, settings, options.endpoint_url, reset_sequence=options.reset_sequence)
     undeliverable = len(outcome.receipt.get("undeliverable", []))
     if undeliverable:
-        warn(f"{undeliverable} items could not be delivered; the receipt lists them", run_id=outcome.run_id)
+        warn(f"items that could not be delivered: {undeliverable}; the receipt lists them", run_id=outcome.run_id)
     print(json.dumps(asdict(outcome), ensure_ascii=False) if options.json else _told(outcome))
 
 

@@ -103,7 +103,7 @@ def write_export(
     return run_id
 
 
-def change_manifest(lake: Path, run_id: str, **changes: Any) -> None:
+def change_manifest(lake: Path, run_id: str, /, **changes: Any) -> None:
     """Overwrite fields of an export's manifest."""
     path = lake / "exports" / run_id / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), "utf-8")
