@@ -12,8 +12,8 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
-from spark_app.cli import main
 
+from spark_app.cli import main
 from tests.oracle import FileFate
 from tests.oracle.kpis import COLUMNS, Rows
 

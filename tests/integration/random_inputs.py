@@ -7,7 +7,7 @@ import gzip
 import io
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -34,15 +34,17 @@ SONG_COLUMNS = ("id", "track_id", "artists", "album_name", "track_name", "popula
 
 @dataclass(frozen=True)
 class Scenario:
-    """`steps` are the files that arrive before each run."""
+    """`steps` are the files that arrive before each run; the rest says how to make them again."""
 
+    seed: int
     source_zone: str
     kpi_zone: str
-    steps: tuple[tuple[NewFile, ...], ...]
+    steps: tuple[tuple[NewFile, ...], ...] = field(repr=False)
 
 
 def make_scenario(seed: int, source_zone: str, kpi_zone: str) -> Scenario:
-    return _Maker(random.Random(seed), source_zone, kpi_zone).scenario()
+    steps = _Maker(random.Random(seed), source_zone, kpi_zone).steps()
+    return Scenario(seed, source_zone, kpi_zone, steps)
 
 
 def shuffled(file: NewFile, seed: int) -> NewFile:
@@ -57,7 +59,6 @@ class _Maker:
     def __init__(self, dice: random.Random, source_zone: str, kpi_zone: str) -> None:
         self._dice = dice
         self._source_zone = source_zone
-        self._kpi_zone = kpi_zone
         zone = ZoneInfo(dice.choice((source_zone, kpi_zone)))
         there = datetime.fromisoformat(dice.choice(MOMENTS[zone.key])).replace(tzinfo=zone)
         # The clock's change, as the source's clock shows it.
@@ -65,7 +66,7 @@ class _Maker:
         self._modified = there.astimezone(UTC) + timedelta(days=4)
         self._users = [1, 2, 3, 4, 5, 9_007_199_254_740_993, -8]
 
-    def scenario(self) -> Scenario:
+    def steps(self) -> tuple[tuple[NewFile, ...], ...]:
         dice = self._dice
         streams = [self._listens(dice.randint(40, 110)) for _ in range(dice.randint(2, 3))]
         streams[1] += dice.sample(streams[0], 12)  # the same listens in another file
@@ -82,7 +83,7 @@ class _Maker:
             self._stream_file("streams/late=50%.csv", [*self._listens(30), *dice.sample(streams[1], 5)]),
             self._stream_file("streams/day 0.csv", corrected, hours=9),
         ]
-        return Scenario(self._source_zone, self._kpi_zone, (tuple(first), tuple(second)))
+        return tuple(first), tuple(second)
 
     def _listens(self, count: int) -> list[Sequence[str]]:
         dice = self._dice
