@@ -23,7 +23,7 @@ Row = dict[str, Any]
 Query = Callable[[TableLayout, str], list[Row]]
 
 WIDTH_WITHOUT_TERMINAL = 120
-WIDEST_TEXT = 32
+WIDEST_TEXT = 26
 COLUMN_GAP = 2
 ROWS_SHOWN = 3
 TOP_GENRES = 5
