@@ -34,20 +34,20 @@ ATTEMPTS = 9
 
 def dynamodb_client(endpoint_url: str | None = None, connections: int = 10, attempts: int = ATTEMPTS) -> DynamoDBClient:
     """Return a client that retries by itself (standard mode: exponential backoff with jitter)."""
-    with plain_aws_errors("DynamoDB"):
+    with _plain_client_errors("DynamoDB"):
         return _session().client("dynamodb", endpoint_url=endpoint_url, config=_config(connections, attempts))
 
 
 def batch_client(endpoint_url: str | None = None, connections: int = 10) -> DynamoDBClient:
     """Return a client for BatchWriteItem alone: it checks no parameters and retries nothing, the batch writer does."""
     config = _config(connections, attempts=1).merge(Config(parameter_validation=False))
-    with plain_aws_errors("DynamoDB"):
+    with _plain_client_errors("DynamoDB"):
         return _session().client("dynamodb", endpoint_url=endpoint_url, config=config)
 
 
 def s3_client() -> S3Client:
     """Return a client for the lake."""
-    with plain_aws_errors("S3"):
+    with _plain_client_errors("S3"):
         return _session().client("s3", config=_config())
 
 
@@ -70,12 +70,12 @@ def plain_aws_errors(what: str) -> Iterator[None]:
     """Raise what boto3 raises as an error that says in one line what happened.
 
     Raises:
-        UsageError: no credentials or no region are set, or the endpoint is no URL.
+        UsageError: no credentials or no region are set.
         AwsError: AWS refused the request or can't be reached.
     """
     try:
         yield
-    except (NoCredentialsError, PartialCredentialsError, NoRegionError, ValueError) as error:
+    except (NoCredentialsError, PartialCredentialsError, NoRegionError) as error:
         raise UsageError(f"{what}: {error} (set the usual AWS environment variables)") from error
     except EndpointConnectionError as error:
         raise AwsError(f"{what}: can't be reached: {error}") from error
@@ -84,6 +84,15 @@ def plain_aws_errors(what: str) -> Iterator[None]:
         raise AwsError(f"{what}: {answer.get('Code', 'error')}: {answer.get('Message', error)}") from error
     except BotoCoreError as error:
         raise AwsError(f"{what}: {error}") from error
+
+
+@contextmanager
+def _plain_client_errors(what: str) -> Iterator[None]:
+    with plain_aws_errors(what):
+        try:
+            yield
+        except ValueError as error:  # what botocore says of an endpoint that is no URL
+            raise UsageError(f"{what}: {error}") from error
 
 
 def error_code(error: ClientError) -> str:

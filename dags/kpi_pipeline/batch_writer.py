@@ -112,6 +112,8 @@ class BatchWriter:
             AwsError: DynamoDB refused a request for good.
         """
         self._queue, self._counts, self._error = deque(requests), {}, None
+        self._in_flight = 0
+        self._stop.clear()
         if not self._queue:
             return {}
         workers = min(self._settings.workers, -(-len(self._queue) // MAX_BATCH_ITEMS))
@@ -121,7 +123,6 @@ class BatchWriter:
                     worker.result()
             finally:
                 self._stop_all()
-        self._stop.clear()
         if self._error is not None:
             raise self._error
         return self._counts
