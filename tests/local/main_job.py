@@ -122,10 +122,12 @@ def prepare_for_s3(uris: Sequence[str]) -> None:
         get_all(jar_purposes(uris))
     import boto3
 
+    from spark_app.errors import UsageError
+
     session = boto3.session.Session()
     credentials = session.get_credentials()
     if credentials is None:
-        raise ToolchainError("s3:// needs AWS credentials, found in none of the usual places (AWS_PROFILE, …)")
+        raise UsageError("s3:// needs AWS credentials, found in none of the usual places (AWS_PROFILE, …)")
     frozen = credentials.get_frozen_credentials()
     found = {
         "AWS_ACCESS_KEY_ID": frozen.access_key,
