@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
@@ -23,63 +22,72 @@ class AuditResult:
     detail: str
 
 
-def audit_table(kpi: Kpi, frame: DataFrame) -> list[AuditResult]:
-    """Check one KPI table's frame: key unique and not null, no value null, ranks complete, counts plausible.
+@dataclass(frozen=True)
+class Expectation:
+    """A check's name, and a frame of the rows that break it."""
 
-    One pass; only a check that fails is looked at again, for sample rows.
+    check: str
+    bad: DataFrame
+
+
+def table_expectations(kpi: Kpi, frame: DataFrame) -> list[Expectation]:
+    """Say what must hold of a KPI table: no value missing, key unique, ranks complete, counts plausible.
+
+    Of a table with ranks, each group's sorted ranks must be exactly 1, 2, 3 …: that is both uniqueness and completeness.
     """
-    return [_judge(name, bad) for name, bad in _bad_rows(kpi, frame)]
-
-
-def _bad_rows(kpi: Kpi, frame: DataFrame) -> Iterator[tuple[str, DataFrame]]:
     nulls = reduce(Column.__or__, [F.col(name).isNull() for name in frame.columns])
-    yield f"{kpi.name}: no value is missing", frame.where(nulls)
-    counted = frame.groupBy(*kpi.key).agg(F.count(F.lit(1)).alias("rows"))
-    yield f"{kpi.name}: key is unique", counted.where(F.col("rows") > 1)
-    if kpi.rank is not None:
-        ranks = frame.groupBy(*kpi.group).agg(
-            F.min(kpi.rank).alias("first"), F.max(kpi.rank).alias("last"), F.count(F.lit(1)).alias("rows")
-        )
-        yield f"{kpi.name}: ranks are complete", ranks.where((F.col("first") != 1) | (F.col("last") != F.col("rows")))
+    expectations = [Expectation(f"{kpi.name}: no value is missing", frame.where(nulls))]
+    rows = F.count(F.lit(1))
+    if kpi.rank is None:
+        counted = frame.groupBy(*kpi.key).agg(rows.alias("rows"))
+        expectations.append(Expectation(f"{kpi.name}: key is unique", counted.where(F.col("rows") > 1)))
+    else:
+        ranks = F.array_sort(F.collect_list(kpi.rank))
+        groups = frame.groupBy(*kpi.group).agg(rows.cast("int").alias("rows"), ranks.alias("ranks"))
+        broken = groups.where(F.col("ranks") != F.sequence(F.lit(1), F.col("rows")))
+        expectations.append(Expectation(f"{kpi.name}: key is unique and ranks are complete", broken))
     for part in ("unique_listeners", "unique_tracks"):
         if part in frame.columns and "listen_count" in frame.columns:
             wrong = (F.col(part) > F.col("listen_count")) | (F.col(part) < 1)
-            yield f"{kpi.name}: 1 ≤ {part} ≤ listen_count", frame.where(wrong)
+            expectations.append(Expectation(f"{kpi.name}: 1 ≤ {part} ≤ listen_count", frame.where(wrong)))
+    return expectations
 
 
-def audit_sums(hourly: DataFrame, daily_genre: DataFrame, staged: DataFrame) -> list[AuditResult]:
-    """Check that sums agree with what is staged.
+def sum_expectations(hourly: DataFrame, daily_genre: DataFrame, staged: DataFrame) -> list[Expectation]:
+    """Say that sums agree with what is staged.
 
     `staged` holds for each listen_date: `listens` (unique, with a known track) and `genre_listens` (one for each
     genre of the track), counted straight from the staged tables.
     """
     hours = hourly.groupBy("listen_date").agg(F.sum("listen_count").alias("published"))
-    genres = daily_genre.groupBy("listen_date").agg(F.sum("listen_count").alias("published"))
-    return [
-        _judge("hourly: listens of a day are those staged", _differing(hours, staged, "listens")),
-        _judge("daily_genre: listens of a day are those staged", _differing(genres, staged, "genre_listens")),
+    genres = daily_genre.groupBy("listen_date").agg(F.sum("listen_count").alias("published_genres"))
+    both = hours.join(staged, on="listen_date", how="full").join(genres, on="listen_date", how="full")
+    zero = F.lit(0)
+    listens = F.coalesce("published", zero) != F.coalesce("listens", zero)
+    genre_listens = F.coalesce("published_genres", zero) != F.coalesce("genre_listens", zero)
+    return [Expectation("hourly, daily_genre: listens of a day are those staged", both.where(listens | genre_listens))]
+
+
+def judge(expectations: list[Expectation]) -> list[AuditResult]:
+    """Look for rows that break any expectation, in one job."""
+    samples = [
+        expectation.bad.limit(_SAMPLE).select(
+            F.lit(expectation.check).alias("check"), F.to_json(F.struct("*")).alias("sample")
+        )
+        for expectation in expectations
     ]
+    found: dict[str, list[str]] = {expectation.check: [] for expectation in expectations}
+    for row in reduce(DataFrame.unionAll, samples).collect():
+        found[row["check"]].append(row["sample"])
+    return [AuditResult(check, not rows, "; ".join(rows)) for check, rows in found.items()]
 
 
-def audit_dates(dates: set[str], emptied: set[str], allowed: set[str]) -> AuditResult:
+def judge_emptied(emptied: set[str], allowed: set[str]) -> AuditResult:
     """Check that no date lost all its KPIs unless rows were taken from it (correction or withdrawal)."""
-    wrong = sorted((emptied & dates) - allowed)
+    wrong = sorted(emptied - allowed)
     return AuditResult("no date is emptied by itself", not wrong, ", ".join(wrong[:_SAMPLE]))
 
 
 def failed(results: list[AuditResult]) -> list[AuditResult]:
     """Return the checks that failed."""
     return [result for result in results if not result.passed]
-
-
-def _differing(published: DataFrame, staged: DataFrame, column: str) -> DataFrame:
-    both = published.join(staged.select("listen_date", column), on="listen_date", how="full")
-    return both.where(F.coalesce("published", F.lit(0)) != F.coalesce(column, F.lit(0)))
-
-
-def _judge(check: str, bad: DataFrame) -> AuditResult:
-    sample = bad.limit(_SAMPLE).collect()
-    return AuditResult(check, not sample, "; ".join(str(row.asDict()) for row in sample))
-
-
-Frames = Mapping[str, DataFrame]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
-from pyspark.errors import PySparkException
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 from spark_app import __version__, commands
@@ -87,11 +87,9 @@ def _under_lock(
             _work(arguments)(context)
     except AppError as error:
         failure = error
-    except PySparkException as error:
-        failure = _from_spark(error)
     except Exception as error:
         traceback.print_exc()
-        failure = AppError(f"{type(error).__name__}: {error}", code="unexpected")
+        failure = _unexpected(error)
     finally:
         if spark is None:
             active = SparkSession.getActiveSession()
@@ -164,10 +162,12 @@ def _print_table(columns: list[str], versions: list[FileVersion]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _from_spark(error: PySparkException) -> AppError:
-    """Turn Spark's own errors into one that says what went wrong without a stack trace."""
-    text = str(error).partition("\n\nJVM stacktrace")[0].strip()
-    return AppError(f"Spark failed: {text[:2000]}", code="spark")
+def _unexpected(error: Exception) -> AppError:
+    """Say in one line what Spark, or the code, failed with; the stack trace is in the log."""
+    first_line = str(error).strip().partition("\n")[0]
+    if isinstance(error, Py4JJavaError):
+        first_line = str(error.java_exception.getMessage()).partition("\n")[0]
+    return AppError(f"{type(error).__name__}: {first_line[:1000]}", code="unexpected")
 
 
 def _complain(error: AppError) -> int:

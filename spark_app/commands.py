@@ -150,7 +150,7 @@ def _finish(context: Context, ledger: Ledger, also: set[str] | None = None) -> N
     dirty = DirtyDates(dirty.dates | frozenset(also or ()), dirty.may_be_emptied | frozenset(also or ()))
     context.result.dirty_dates = sorted(dirty.dates)
     publish(context, dirty, now)
-    save_progress(context, now)
+    save_progress(context, done, now)
     _export(context, ledger, full=False)
 
 

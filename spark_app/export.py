@@ -81,7 +81,7 @@ def dates_to_export(spark: SparkSession, lake: Lake, state: ExportState, *, full
     versions = kpi_versions(lake)
     delivered = state.newest_delivered
     dates: set[str] = set()
-    everything = full or delivered is None
+    everything = full
     for name, version in versions.items():
         if version < 0:
             continue

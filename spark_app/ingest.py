@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from spark_app.catalogue import current_songs
 from spark_app.context import Context
 from spark_app.contracts import Dataset, load_contract
 from spark_app.errors import AuditError, NothingUsableError
@@ -200,8 +199,12 @@ def _judge_dataset(
 def _checked(context: Context, dataset: Dataset, members: Sequence[Candidate], header: tuple[str, ...]) -> Checked:
     contract = load_contract(dataset)
     sources = [candidate.source for candidate in members]
-    read = quoted_records if contract.newline_in_field else line_records
-    return check(split_fields(read(context.spark, sources), contract, header), contract, context.settings)
+    if not contract.newline_in_field:
+        fields = split_fields(line_records(context.spark, sources), contract, header)
+        return check(fields, contract, context.settings)
+    # Songs and users are small, looked at several times, and cut into records by Python: parsed once.
+    checked = check(split_fields(quoted_records(context.spark, sources), contract, header), contract, context.settings)
+    return replace(checked, frame=checked.frame.persist())
 
 
 def _judge_file(context: Context, candidate: Candidate, checked: Checked) -> None:
@@ -325,8 +328,6 @@ def _profile_counts(candidate: Candidate, groups: list[Group]) -> dict[str, obje
     return {
         "rows": profile.rows,
         "quarantined": profile.quarantined,
-        "waiting": profile.waiting,
-        "unknown_users": profile.unknown_users,
         "quarantined_by_reason": quarantine_reasons(profile, checked) if checked else {},
     }
 
@@ -403,11 +404,11 @@ def _count_back(context: Context, staged: DataFrame, dataset: Dataset, members: 
     mine = staged.where(_of(members))
     counted = mine.groupBy("file_id").agg(F.count(F.lit(1)).alias("valid"), F.sum("copies").alias("copies")).collect()
     by_file = {row["file_id"]: row for row in counted}
-    waiting = {}
+    waiting = unknown = {}
     if dataset is Dataset.STREAMS and any(c.profile.waiting for c in members):
-        songs = current_songs(context.lake.staged(Dataset.SONGS).read(context.spark)).select("track_id").distinct()
-        missing = mine.join(songs, on="track_id", how="left_anti").groupBy("file_id").count().collect()
-        waiting = {row["file_id"]: row["count"] for row in missing}
+        waiting = _without_match(context, mine, Dataset.SONGS, "track_id")
+    if dataset is Dataset.STREAMS and any(c.profile.unknown_users for c in members):
+        unknown = _without_match(context, mine, Dataset.USERS, "user_id")
     for candidate in members:
         row = by_file.get(candidate.pending.file_id)
         valid, copies = (row["valid"], row["copies"]) if row else (0, 0)
@@ -417,7 +418,15 @@ def _count_back(context: Context, staged: DataFrame, dataset: Dataset, members: 
             valid=valid,
             duplicates=copies - valid,
             waiting=waiting.get(candidate.pending.file_id, 0),
+            unknown_users=unknown.get(candidate.pending.file_id, 0),
         )
+
+
+def _without_match(context: Context, staged: DataFrame, dataset: Dataset, column: str) -> dict[int, int]:
+    """Count staged listens by file_id whose track or user is in no staged row."""
+    keys = context.lake.staged(dataset).read(context.spark).select(column).distinct()
+    missing = staged.join(keys, on=column, how="left_anti").groupBy("file_id").count().collect()
+    return {row["file_id"]: row["count"] for row in missing}
 
 
 def _agree(candidate: Candidate, what: str, written: int, counted: int) -> None:

@@ -67,7 +67,7 @@ def list_input(folder: str) -> Listing:
         for stored in storage.list_files(join(folder, dataset)):
             seen_any = True
             name = f"{dataset}/{stored.relative}"
-            if _is_hidden(stored.relative) or not stored.relative.endswith(SUFFIXES):
+            if is_passed_over(stored.relative):
                 ignored.append(name)
             else:
                 files.append(_input_file(dataset, name, stored))
@@ -103,7 +103,7 @@ def read_manifest(uri: str) -> Listing:
     if repeated:
         raise UsageError(f"--manifest {uri}: names a file twice: {', '.join(repeated)}")
     for file in wanted:
-        if not file.uri.endswith(SUFFIXES) or _is_hidden(file.name):
+        if is_passed_over(file.name) or not file.uri.endswith(SUFFIXES):
             raise UsageError(f"--manifest {uri}: {file.name}: the name must end in .csv or .csv.gz, and not be hidden")
     return _as_they_are_now(wanted)
 
@@ -152,6 +152,9 @@ def _from_manifest(entry: dict[str, Any]) -> InputFile:
     )
 
 
-def _is_hidden(relative: str) -> bool:
-    """Tell whether Spark would pass a path over: a segment that starts with `_` or `.`."""
-    return any(segment.startswith(("_", ".")) for segment in relative.split("/"))
+def is_passed_over(relative: str) -> bool:
+    """Tell whether a path is no input: not a CSV file, a dot file, or in a folder of unfinished work (`_temporary/`)."""
+    *folders, name = relative.split("/")
+    if not name.endswith(SUFFIXES) or name.startswith("."):
+        return True
+    return any(folder.startswith(("_", ".")) for folder in folders)

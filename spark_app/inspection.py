@@ -58,6 +58,9 @@ def inspect_files(files: list[InputFile], spark: Callable[[], SparkSession], on_
 
 def inspect_file(file: InputFile) -> Inspection:
     """Read all bytes of one file; a local file's etag (MD5) comes out of it too."""
+    if file.name.rpartition("/")[2].startswith("_"):
+        message = "Spark passes over names that begin with an underscore: rename the file"
+        return Inspection(replace(file, etag=file.etag or "unread"), reason="hidden_name", message=message)
     checksum = hashlib.md5(usedforsecurity=False) if file.etag is None else None
     with storage_for(file.uri).open(file.uri) as raw:
         if file.compressed and checksum is not None:
@@ -170,4 +173,4 @@ def _missing_message(missing: Iterable[str], names: tuple[str, ...]) -> str:
         other = by_folded.get(name.casefold())
         parts.append(f"`{name}`" + (f" (there is `{other}`: case matters)" if other else ""))
     shown = ", ".join(names[:30])
-    return f"the header lacks the required column {', '.join(parts)}; it has: {shown}"
+    return f"the header lacks required columns: {', '.join(parts)}; it has: {shown}"

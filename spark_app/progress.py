@@ -50,9 +50,9 @@ def load_progress(context: Context) -> Progress:
     return Progress(row["streams_version"], row["songs_version"], row["users_version"])
 
 
-def save_progress(context: Context, progress: Progress) -> None:
+def save_progress(context: Context, before: Progress, progress: Progress) -> None:
     """Record what the KPIs were made from, if that is news."""
-    if progress == load_progress(context):
+    if progress == before:
         return
     row = (
         context.run_id,

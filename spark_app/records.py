@@ -96,8 +96,7 @@ def split_fields(records: DataFrame, contract: Contract, header: tuple[str, ...]
 
     One row in, one row out. Columns go by the header's names; what the header lacks is NULL.
     """
-    quotes = F.length("raw") - F.length(F.translate(F.col("raw"), '"', ""))
-    commas = F.length("raw") - F.length(F.translate(F.col("raw"), ",", ""))
+    quotes, commas = _occurrences('"'), _occurrences(",")
     counted = records.select("*", quotes.alias("quotes"), commas.alias("commas"))
     quoted = F.col("quotes") > 0
     parsable = quoted & (F.col("quotes") % 2 == 0) & (F.col("commas") < _MAX_COLUMNS)
@@ -112,13 +111,14 @@ def split_fields(records: DataFrame, contract: Contract, header: tuple[str, ...]
     fields = []
     for column in contract.columns:
         if column.name not in header:
-            fields.append(F.lit(None).cast("string").alias(column.name))
+            fields.append(F.lit("").alias(column.name))
             continue
         position = header.index(column.name)
         value = F.when(quoted, F.col(f"csv.c{position}")).otherwise(_plain_field(F.col("raw"), position, len(header)))
-        trimmed = F.btrim(value, F.lit(WHITE_SPACE))
-        fields.append(F.when(trimmed != "", trimmed).alias(column.name))
-    return parsed.select(*records.columns, structure.alias("structure"), *fields)
+        fields.append(F.btrim(value, F.lit(WHITE_SPACE)).alias(column.name))
+    trimmed = parsed.select(*records.columns, structure.alias("structure"), *fields)
+    filled = [F.when(F.col(name) != "", F.col(name)).alias(name) for name in contract.names]
+    return trimmed.select(*records.columns, "structure", *filled)
 
 
 _CSV_OPTIONS = {
@@ -130,6 +130,11 @@ _CSV_OPTIONS = {
     "maxCharsPerColumn": "-1",
     "maxColumns": str(_MAX_COLUMNS + 10),
 }
+
+
+def _occurrences(character: str) -> Column:
+    raw = F.col("raw")
+    return F.octet_length(raw) - F.octet_length(F.replace(raw, F.lit(character), F.lit("")))
 
 
 def _csv_schema(columns: int) -> str:

@@ -74,31 +74,43 @@ def check(fields: DataFrame, contract: Contract, settings: Settings) -> Checked:
 
     A broken structure (unclosed quote, wrong number of fields) hides all other rules of its row.
     """
-    typed = {column.name: _typed(column, settings) for column in contract.columns}
+    carried = [name for name in fields.columns if name not in contract.names]
+    typed = fields.select(
+        *carried,
+        *(F.col(column.name).alias(_text(column.name)) for column in contract.columns),
+        *(_typed(column, settings).alias(column.name) for column in contract.columns),
+    )
     checks = [
         Check(UNCLOSED_QUOTE, None, Severity.QUARANTINE, _holds(F.col("structure") == UNCLOSED_QUOTE)),
         Check(WRONG_COLUMN_COUNT, None, Severity.QUARANTINE, _holds(F.col("structure") == WRONG_COLUMN_COUNT)),
     ]
-    whole = F.col("structure").isNull()
     for column in contract.columns:
-        checks += _column_checks(column, typed[column.name], whole)
-    for rule in contract.rules:
-        checks.append(_rule_check(rule, typed[rule.column], whole, settings))
-    missing = [(1 << bit, F.col(column.name).isNull()) for bit, column in enumerate(contract.columns)]
-    carried = [name for name in fields.columns if name not in contract.names]
-    frame = fields.select(
+        checks += _column_checks(column)
+    checks += [_rule_check(rule, settings) for rule in contract.rules]
+    broken = _bits([(1 << bit, rule.broken) for bit, rule in enumerate(checks)])
+    missing = _bits([(1 << bit, F.col(_text(column.name)).isNull()) for bit, column in enumerate(contract.columns)])
+    frame = typed.select(
         *carried,
-        *(value.alias(name) for name, value in typed.items()),
-        _bits([(1 << bit, rule.broken) for bit, rule in enumerate(checks)]).alias("broken_rules"),
-        _bits(missing).alias("nulls"),
+        *contract.names,
+        _not_pushed_down(broken).alias("broken_rules"),
+        missing.alias("nulls"),
         is_header(contract).alias("is_header"),
     )
     return Checked(frame, contract, tuple(checks))
 
 
+def _not_pushed_down(column: Column) -> Column:
+    """Keep the optimiser from moving filters on this column below its projection.
+
+    There it would replace the column by its definition, and so parse each row once for every mention of a field.
+    A column that is formally not deterministic stays where it is; the value does not change.
+    """
+    return column + F.monotonically_increasing_id() * F.lit(0)
+
+
 def is_header(contract: Contract) -> Column:
     """Whether a row repeats the names of the required columns: a header line among the data."""
-    same = [F.coalesce(F.ltrim(F.translate(F.col(name), "\ufeff", "")) == name, F.lit(False)) for name in contract.required]
+    same = [_holds(F.replace(F.col(_text(name)), F.lit("\ufeff"), F.lit("")) == name) for name in contract.required]
     return reduce(Column.__and__, same)
 
 
@@ -127,19 +139,28 @@ def _typed(column: ContractColumn, settings: Settings) -> Column:
     return text
 
 
-def _column_checks(column: ContractColumn, typed: Column, whole: Column) -> list[Check]:
-    text = F.col(column.name)
+def _text(name: str) -> str:
+    return f"{name} as text"
+
+
+def _whole() -> Column:
+    return F.col("structure").isNull()
+
+
+def _column_checks(column: ContractColumn) -> list[Check]:
+    text, typed = F.col(_text(column.name)), F.col(column.name)
     absent = text.isNull() | (F.size(names_list(text)) == 0) if column.type == "names" else text.isNull()
     checks = []
     if column.required:
-        checks.append(Check(f"missing_{column.name}", column.name, Severity.QUARANTINE, _holds(whole & absent)))
+        checks.append(Check(f"missing_{column.name}", column.name, Severity.QUARANTINE, _holds(_whole() & absent)))
     if column.type in {"bigint", "timestamp"}:
-        invalid = whole & text.isNotNull() & typed.isNull()
+        invalid = _whole() & text.isNotNull() & typed.isNull()
         checks.append(Check(f"invalid_{column.name}", column.name, column.invalid, _holds(invalid)))
     return checks
 
 
-def _rule_check(rule: Rule, typed: Column, whole: Column, settings: Settings) -> Check:
+def _rule_check(rule: Rule, settings: Settings) -> Check:
+    typed = F.col(rule.column)
     if rule.check == "range":
         bounds = [(typed < _bound(rule.min)) if rule.min is not None else None]
         bounds.append((typed > _bound(rule.max)) if rule.max is not None else None)
@@ -150,8 +171,9 @@ def _rule_check(rule: Rule, typed: Column, whole: Column, settings: Settings) ->
     elif settings.source_time_zone == "UTC":
         outside = F.lit(False)
     else:
-        outside = instant_to_local(typed, settings.source_time_zone) != F.col(rule.column).cast("timestamp")
-    return Check(rule.reason, rule.column, rule.severity, _holds(whole & outside))
+        read_back = instant_to_local(typed, settings.source_time_zone)
+        outside = read_back != F.col(_text(rule.column)).cast("timestamp")
+    return Check(rule.reason, rule.column, rule.severity, _holds(_whole() & outside))
 
 
 def _bound(value: int | str | None) -> Column:

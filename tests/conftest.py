@@ -1,21 +1,51 @@
-"""Fixtures of all tests."""
+"""One Spark session for the whole run: small, without UI, with the application's own settings and jars."""
+
+from __future__ import annotations
 
 import os
+import shlex
+import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 from pyspark.sql import SparkSession
 
-from tests.local.spark_submit import submit_environment, submit_options
+from spark_app.session import build_session
+from tests.local.spark_submit import SHORT_RUN_JAVA_OPTIONS, spark_home, submit_environment, submit_options
+
+# Many small frames: what a laptop gains on large ones is only start-up here.
+TEST_CONF = {
+    "spark.master": "local[2]",
+    "spark.sql.shuffle.partitions": "2",
+    "spark.default.parallelism": "2",
+    "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+}
 
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    """The application's own Spark session, one for all tests of a process."""
-    os.environ.update(submit_environment(os.environ, short_run=True))
-    os.environ["PYSPARK_SUBMIT_ARGS"] = " ".join([*submit_options(), "pyspark-shell"])
-    from spark_app.session import build_session
-
+    """A session that is started once; what a test stops or changes of it, the others feel."""
+    given = dict(os.environ)
+    environment = submit_environment(given, short_run=True)
+    # Of sys.path, only what tests/ need: a worker must find spark_app as on EMR, installed or on PYTHONPATH.
+    os.environ.update(environment)
+    conf = [part for name, value in TEST_CONF.items() for part in ("--conf", f"{name}={value}")]
+    options = [*submit_options(("delta",)), *conf, "--driver-java-options", SHORT_RUN_JAVA_OPTIONS]
+    os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join([*options, "pyspark-shell"])
     session = build_session(retention_days=30)
+    session.sparkContext.setLogLevel("ERROR")
     yield session
     session.stop()
+    for name in set(environment) - set(given):
+        os.environ.pop(name, None)
+    os.environ.update(given)
+    time.tzset()
+
+
+def pytest_configure() -> None:
+    """Let tests find what `./build.sh` installed, whatever starts them."""
+    os.environ.setdefault("SPARK_HOME", str(spark_home()))
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
