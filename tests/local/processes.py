@@ -35,13 +35,30 @@ def signals_raise() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Within the block, a signal that asks to stop waits for its end."""
+    held: list[int] = []
+    before = {number: signal.signal(number, lambda number, _frame: held.append(number)) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
+
+
 def run_to_end(command: Sequence[str], env: Mapping[str, str]) -> int:
     """Run a command in a process group of its own and return its exit code; when stopped, end the whole group."""
-    process = subprocess.Popen(command, env=dict(env), stdin=subprocess.DEVNULL, start_new_session=True)
+    process: subprocess.Popen[bytes] | None = None
     try:
+        with signals_held():
+            process = subprocess.Popen(command, env=dict(env), stdin=subprocess.DEVNULL, start_new_session=True)
         return process.wait()
     finally:
-        stop_group(process)
+        if process is not None:
+            stop_group(process)
 
 
 def stop_group(process: subprocess.Popen[Any]) -> None:
