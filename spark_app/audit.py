@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
+from operator import or_
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_app.kpis.definition import Kpi
@@ -33,9 +34,9 @@ class Expectation:
 def table_expectations(kpi: Kpi, frame: DataFrame) -> list[Expectation]:
     """Say what must hold of a KPI table: no value missing, key unique, ranks complete, counts plausible.
 
-    Of a table with ranks, each group's sorted ranks must be exactly 1, 2, 3 …: that is both uniqueness and completeness.
+    Of a table with ranks, each group's sorted ranks must be exactly 1, 2, 3 …: both uniqueness and completeness.
     """
-    nulls = reduce(Column.__or__, [F.col(name).isNull() for name in frame.columns])
+    nulls = reduce(or_, [F.col(name).isNull() for name in frame.columns])
     expectations = [Expectation(f"{kpi.name}: no value is missing", frame.where(nulls))]
     rows = F.count(F.lit(1))
     if kpi.rank is None:

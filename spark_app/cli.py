@@ -52,8 +52,7 @@ def main(argv: Sequence[str] | None = None, spark: SparkSession | None = None) -
     except AppError as error:
         return _complain(error)
     except KeyboardInterrupt:
-        print("stopped; nothing half done counts, run again to go on", file=sys.stderr)
-        return 130
+        return _complain(AppError("stopped"))
 
 
 def _main(arguments: argparse.Namespace, spark: SparkSession | None) -> int:
@@ -87,7 +86,9 @@ def _under_lock(
             _work(arguments)(context)
     except AppError as error:
         failure = error
-    except Exception as error:
+    except KeyboardInterrupt:
+        failure = AppError("stopped; nothing half done counts: run again to go on", code="stopped")
+    except Exception as error:  # noqa: BLE001  (the last resort: told in one line, with the trace in the log)
         traceback.print_exc()
         failure = _unexpected(error)
     finally:
@@ -182,7 +183,7 @@ def _stop(*_: Any) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="spark_app",
-        description="Turn CSV files of listens into daily and hourly KPIs in a Delta lake, and export them for DynamoDB.",
+        description="Turn CSV files of listens into daily and hourly KPIs in a Delta lake, exported for DynamoDB.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -193,13 +194,21 @@ def _parser() -> argparse.ArgumentParser:
     run = sub.add_parser("run", parents=[common], help="all steps in one job: take in what is new, compute, export")
     source = run.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", help="folder or s3:// prefix with streams/, songs/ and users/ below it")
-    source.add_argument("--manifest", help="run manifest: a prepared list of files (conf/schemas/run_manifest.schema.json)")
+    source.add_argument(
+        "--manifest", help="run manifest: a prepared list of files (conf/schemas/run_manifest.schema.json)"
+    )
 
     rebuild = sub.add_parser("rebuild", parents=[common], help="compute KPIs again from what is staged")
-    rebuild.add_argument("--from", dest="first", type=date.fromisoformat, metavar="DATE", help="first date (default: the first staged)")
-    rebuild.add_argument("--to", dest="last", type=date.fromisoformat, metavar="DATE", help="last date (default: the last staged)")
+    rebuild.add_argument(
+        "--from", dest="first", type=date.fromisoformat, metavar="DATE", help="first date (default: the first staged)"
+    )
+    rebuild.add_argument(
+        "--to", dest="last", type=date.fromisoformat, metavar="DATE", help="last date (default: the last staged)"
+    )
 
-    files = sub.add_parser("files", help="the ledger of files").add_subparsers(dest="action", required=True, metavar="action")
+    files = sub.add_parser("files", help="the ledger of files").add_subparsers(
+        dest="action", required=True, metavar="action"
+    )
     listing = files.add_parser("list", parents=[common], help="all files and their state")
     listing.add_argument("--status", help="only files in this state, such as rejected")
     for action, text in (
@@ -222,6 +231,10 @@ def _common() -> argparse.ArgumentParser:
     common.add_argument("--lake", required=True, help="folder or s3:// prefix of the lake (made if it is not there)")
     common.add_argument("--env", default="local", help="environment: which file of conf/settings (default: local)")
     common.add_argument("--run-id", help="name of this run (default: made from the time)")
-    common.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting; repeatable")
-    common.add_argument("--log-format", choices=["auto", "json", "text"], default="auto", help="default: text on a terminal")
+    common.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting; repeatable"
+    )
+    common.add_argument(
+        "--log-format", choices=["auto", "json", "text"], default="auto", help="default: text on a terminal"
+    )
     return common

@@ -6,12 +6,11 @@ from collections import Counter
 from dataclasses import replace
 from datetime import date
 
-
 from spark_app.context import Context
 from spark_app.contracts import Dataset
 from spark_app.dynamodb_layout import load_layout
 from spark_app.errors import NothingUsableError, UsageError
-from spark_app.export import MANIFEST, dates_to_export, kpi_versions, read_export_state, write_export
+from spark_app.export import MANIFEST, ExportPlan, dates_to_export, kpi_versions, read_export_state, write_export
 from spark_app.ingest import ingest
 from spark_app.input_files import Listing, list_input, read_manifest
 from spark_app.kpis import all_kpis
@@ -166,19 +165,16 @@ def _export(context: Context, ledger: Ledger, *, full: bool) -> None:
             context.result.warnings.append(f"export {newest['run_id']} has not been delivered yet")
             log("an undelivered export holds all changes", run=newest["run_id"])
             return
-        manifest = write_export(
-            context.spark,
-            context.lake,
-            load_layout(),
-            dates,
+        plan = ExportPlan(
             run_id=context.run_id,
-            export_seq=state.next_seq,
+            export_seq=state.next_seq(context.now),
             full=full,
             created_at=context.now,
             complete_through=ledger.complete_through,
             kpi_time_zone=context.settings.kpi_time_zone,
             part_items=context.settings.export_part_items,
         )
+        manifest = write_export(context.spark, context.lake, load_layout(), dates, plan)
     context.result.export = {
         "path": f"exports/{context.run_id}/{MANIFEST}",
         "export_seq": manifest["export_seq"],
@@ -192,7 +188,7 @@ def _delete_old_exports(context: Context) -> None:
     newest = state.newest_delivered
     if newest is None:
         return
-    limit = (context.now.timestamp() - context.settings.retention_days * 86400)
+    limit = context.now.timestamp() - context.settings.retention_days * 86400
     storage = storage_for(context.lake.uri)
     for stored in list(storage.list_files(context.lake.exports)):
         run_id, _, name = stored.relative.rpartition("/")
@@ -205,5 +201,3 @@ def _delete_old_exports(context: Context) -> None:
 def _sum_up(context: Context, listing: Listing, before: Counter[str]) -> None:
     outcomes = Counter(file.outcome for file in context.result.files) + (context.result.unlisted - before)
     log("files", listed=len(listing.files), **dict(outcomes))
-
-

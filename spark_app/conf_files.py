@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def load_toml(relative: str) -> dict[str, Any]:
         raise UsageError(f"{path}: not valid TOML: {error}") from error
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_schema(name: str) -> dict[str, Any]:
     """Read the JSON schema `conf/schemas/<name>.schema.json`."""
     text = (conf_dir() / "schemas" / f"{name}.schema.json").read_text(encoding="utf-8")

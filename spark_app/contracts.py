@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -86,7 +86,7 @@ class Contract(_Strict):
         return self
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_contract(dataset: Dataset) -> Contract:
     """Read `conf/contracts/<dataset>.toml`.
 

@@ -39,10 +39,13 @@ class ExportState:
     manifests: tuple[dict[str, Any], ...]
     delivered: frozenset[str]
 
-    @property
-    def next_seq(self) -> int:
-        """The number of the next export."""
-        return 1 + max((manifest["export_seq"] for manifest in self.manifests), default=0)
+    def next_seq(self, now: datetime) -> int:
+        """Return the number of the next export: milliseconds since 1970, and in any case above the one before.
+
+        A lake that was lost and built again so goes on above the numbers that DynamoDB has seen.
+        """
+        before = max((manifest["export_seq"] for manifest in self.manifests), default=0)
+        return max(before + 1, int(now.timestamp() * 1000))
 
     @property
     def newest_delivered(self) -> dict[str, Any] | None:
@@ -93,32 +96,36 @@ def dates_to_export(spark: SparkSession, lake: Lake, state: ExportState, *, full
     if everything:
         for name, version in versions.items():
             if version >= 0:
-                rows = lake.kpi(name).read(spark, version).select(F.col(DATE_COLUMN).cast("string")).distinct().collect()
+                rows = (
+                    lake.kpi(name).read(spark, version).select(F.col(DATE_COLUMN).cast("string")).distinct().collect()
+                )
                 dates |= {row[0] for row in rows}
     return dates
 
 
+@dataclass(frozen=True)
+class ExportPlan:
+    """What an export says of itself, and about how many items a part holds."""
+
+    run_id: str
+    export_seq: int
+    full: bool
+    created_at: datetime
+    complete_through: datetime | None
+    kpi_time_zone: str
+    part_items: int
+
+
 def write_export(
-    spark: SparkSession,
-    lake: Lake,
-    layout: DynamoDbLayout,
-    dates: Iterable[str],
-    *,
-    run_id: str,
-    export_seq: int,
-    full: bool,
-    created_at: datetime,
-    complete_through: datetime | None,
-    kpi_time_zone: str,
-    part_items: int,
+    spark: SparkSession, lake: Lake, layout: DynamoDbLayout, dates: Iterable[str], plan: ExportPlan
 ) -> dict[str, Any]:
     """Write `exports/<run_id>/` and return its manifest."""
     ordered = sorted(dates)
     versions = kpi_versions(lake)
     kpis = {name: lake.kpi(name).read(spark, version) for name, version in versions.items() if version >= 0}
-    folder = join(lake.exports, run_id)
+    folder = join(lake.exports, plan.run_id)
     storage_for(lake.uri).delete_folder(folder)
-    writer = _PartWriter(folder, part_items)
+    writer = _PartWriter(folder, plan.part_items)
     for start in range(0, len(ordered), _DATES_AT_ONCE):
         chunk = ordered[start : start + _DATES_AT_ONCE]
         writer.add(chunk, _items(kpis, layout, chunk))
@@ -126,12 +133,12 @@ def write_export(
     writer.close()
     manifest = {
         "schema_version": 1,
-        "run_id": run_id,
-        "export_seq": export_seq,
-        "created_at": _iso(created_at),
-        "kpi_time_zone": kpi_time_zone,
-        "complete_through": _iso(complete_through) if complete_through else None,
-        "full": full,
+        "run_id": plan.run_id,
+        "export_seq": plan.export_seq,
+        "created_at": _iso(plan.created_at),
+        "kpi_time_zone": plan.kpi_time_zone,
+        "complete_through": _iso(plan.complete_through) if plan.complete_through else None,
+        "full": plan.full,
         "kpi_versions": versions,
         "dates": ordered,
         "tables": [

@@ -139,7 +139,7 @@ def _input_file(dataset: Dataset, name: str, stored: StoredFile) -> InputFile:
 
 
 def _from_manifest(entry: dict[str, Any]) -> InputFile:
-    modified = datetime.fromisoformat(entry["modified_at"].replace("Z", "+00:00"))
+    modified = datetime.fromisoformat(entry["modified_at"])
     if modified.tzinfo is None:
         modified = modified.replace(tzinfo=UTC)
     return InputFile(
@@ -153,7 +153,7 @@ def _from_manifest(entry: dict[str, Any]) -> InputFile:
 
 
 def is_passed_over(relative: str) -> bool:
-    """Tell whether a path is no input: not a CSV file, a dot file, or in a folder of unfinished work (`_temporary/`)."""
+    """Tell whether a path is no input: no CSV file, a dot file, or in a folder of unfinished work (`_temporary/`)."""
     *folders, name = relative.split("/")
     if not name.endswith(SUFFIXES) or name.startswith("."):
         return True

@@ -111,7 +111,9 @@ class _Scan:
             end = self._head.find(b"\n")
             if end < 0:
                 if len(self._head) > _MAX_HEADER:
-                    self.fail("missing_column", f"the first {_MAX_HEADER} bytes hold no line end, so there is no header")
+                    self.fail(
+                        "missing_column", f"the first {_MAX_HEADER} bytes hold no line end, so there is no header"
+                    )
                 return
             self._take_header(self._head[:end])
             block, self._head = self._head[end + 1 :], b""
@@ -140,7 +142,9 @@ class _Scan:
             self._decoder.decode(block, final)
         except UnicodeDecodeError as error:
             before = self._seen + error.start
-            self.fail("not_utf8", f"not UTF-8 text: byte {error.object[error.start]:#04x} about {before:,} bytes into it")
+            self.fail(
+                "not_utf8", f"not UTF-8 text: byte {error.object[error.start]:#04x} about {before:,} bytes into it"
+            )
         self._seen += len(block)
 
     def _take_header(self, line: bytes) -> None:

@@ -183,7 +183,9 @@ def load_ledger(spark: SparkSession, table: Table) -> Ledger:
     return Ledger(_from_row(row) for row in table.read(spark).collect())
 
 
-def save_ledger(spark: SparkSession, table: Table, ledger: Ledger, names: Iterable[str], metadata: dict[str, Any]) -> None:
+def save_ledger(
+    spark: SparkSession, table: Table, ledger: Ledger, names: Iterable[str], metadata: dict[str, Any]
+) -> None:
     """Write all versions of the named files, in one commit."""
     versions = [version for name in names for version in ledger.of(name)]
     if not versions:

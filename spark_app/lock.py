@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from spark_app.errors import LakeLockedError, LockLostError, StorageError
 from spark_app.log import log, warn
@@ -128,7 +129,7 @@ def lake_lock(lake: str, run_id: str, lease_seconds: float, wait_seconds: float)
         lock.release()
 
 
-def _parse(data: bytes) -> dict[str, object]:
+def _parse(data: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(data)
     except ValueError:
@@ -136,11 +137,11 @@ def _parse(data: bytes) -> dict[str, object]:
     return fields if isinstance(fields, dict) else {}
 
 
-def _this_process() -> dict[str, object]:
+def _this_process() -> dict[str, Any]:
     return {"host": _machine(), "pid": os.getpid(), "process_started": _process_start(os.getpid())}
 
 
-def _is_dead(holder: dict[str, object]) -> bool:
+def _is_dead(holder: dict[str, Any]) -> bool:
     """Tell whether the holder ran on this very machine and its process is gone (no need to wait then)."""
     pid = holder.get("pid")
     if not isinstance(pid, int) or not holder.get("host") or holder.get("host") != _machine():
@@ -152,7 +153,7 @@ def _machine() -> str:
     """Name this boot of this machine and this process namespace, so that a process number means one process."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
 

@@ -33,7 +33,7 @@ class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f"  {key}={value}" for key, value in getattr(record, "fields", {}).items())
         mark = "" if record.levelno < logging.WARNING else f"{record.levelname}: "
-        clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        clock = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
         return f"{clock}  {mark}{record.getMessage()}{fields}"
 
 

@@ -91,7 +91,10 @@ def verdict(profile: FileProfile, checked: Checked, settings: Settings) -> tuple
     """Return (reason, message) if the file must be rejected for its rows."""
     for check in checked.checks:
         if check.severity is Severity.REJECT_FILE and profile.by_reason[check.reason]:
-            return check.reason, f"{profile.by_reason[check.reason]} of {profile.rows} rows break the rule {check.reason}"
+            return (
+                check.reason,
+                f"{profile.by_reason[check.reason]} of {profile.rows} rows break the rule {check.reason}",
+            )
     if profile.quarantined > settings.max_quarantined_share * profile.rows:
         most = ", ".join(f"{reason} {count}" for reason, count in quarantine_reasons(profile, checked).items())
         return "too_many_quarantined", (
@@ -109,8 +112,7 @@ def verdict(profile: FileProfile, checked: Checked, settings: Settings) -> tuple
 def quarantine_reasons(profile: FileProfile, checked: Checked) -> dict[str, int]:
     """Rows by quarantine reason, most first (a row with two reasons counts in both)."""
     known = {check.reason for check in checked.checks if check.severity is Severity.QUARANTINE}
-    counts = {reason: count for reason, count in profile.by_reason.most_common() if reason in known and count}
-    return counts
+    return {reason: count for reason, count in profile.by_reason.most_common() if reason in known and count}
 
 
 def quality(profile: FileProfile, contract: Contract) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class DirtyDates:
-    """Dates whose KPIs are due; those in `may_be_emptied` lost rows or song attributes, so they may end without KPIs."""
+    """Dates whose KPIs are due; those in `may_be_emptied` lost rows or songs, so they may end without KPIs."""
 
     dates: frozenset[str]
     may_be_emptied: frozenset[str]

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
@@ -101,7 +101,10 @@ def split_fields(records: DataFrame, contract: Contract, header: tuple[str, ...]
     quoted = F.col("quotes") > 0
     parsable = quoted & (F.col("quotes") % 2 == 0) & (F.col("commas") < _MAX_COLUMNS)
     parsed = counted.select(
-        "*", F.from_csv(F.when(parsable, _without_line_end(F.col("raw"))), _csv_schema(len(header)), _CSV_OPTIONS).alias("csv")
+        "*",
+        F.from_csv(F.when(parsable, _without_line_end(F.col("raw"))), _csv_schema(len(header)), _CSV_OPTIONS).alias(
+            "csv"
+        ),
     )
     structure = (
         F.when(F.col("quotes") % 2 == 1, UNCLOSED_QUOTE)
@@ -166,8 +169,8 @@ def _with_file(spark: SparkSession, lines: DataFrame, files: list[SourceFile]) -
 
 def spark_path(spark: SparkSession, uri: str) -> str:
     """Return a file's URI as `_metadata.file_path` shows it (percent-encoded once, by Hadoop's own rules)."""
-    jvm = spark._jvm
-    assert jvm is not None
+    # pyspark has no public way to the file system's own encoding of names
+    jvm: Any = spark._jvm  # noqa: SLF001
     path = jvm.org.apache.hadoop.fs.Path(uri if "://" in uri else f"file:{uri}")
     return str(path.toUri().toString())
 

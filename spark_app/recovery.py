@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from spark_app.context import Context
 from spark_app.contracts import Dataset
-from spark_app.delta_tables import LogGoneError
+from spark_app.delta_tables import LogGoneError, Table
 from spark_app.ledger import FileVersion, Ledger, Status, save_ledger
 from spark_app.log import warn
 from spark_app.progress import Progress
@@ -36,24 +36,19 @@ def recover(context: Context, ledger: Ledger, done: Progress) -> None:
             else:
                 _undo_quarantine(context, version)
                 ledger.put(replace(version, status=Status.ABANDONED, updated_at=context.now))
-    save_ledger(
-        context.spark, context.lake.ingested_files, ledger, [v.name for v in left], context.metadata("recover")
-    )
+    save_ledger(context.spark, context.lake.ingested_files, ledger, [v.name for v in left], context.metadata("recover"))
 
 
 def take_back(context: Context, versions: list[FileVersion]) -> None:
     """Remove all rows of these files from the staged tables and from quarantine."""
     for dataset in Dataset:
-        ids = [version.file_id for version in versions if version.dataset is dataset]
-        table = context.lake.staged(dataset)
-        if ids and table.version() >= 0:
-            _empty(context, table.uri, ids, dataset)
-    if context.lake.quarantine.version() >= 0:
-        _empty(context, context.lake.quarantine.uri, [version.file_id for version in versions], None)
+        _empty(context, context.lake.staged(dataset), [v.file_id for v in versions if v.dataset is dataset])
+    _empty(context, context.lake.quarantine, [v.file_id for v in versions])
 
 
-def _empty(context: Context, uri: str, ids: list[int], dataset: Dataset | None) -> None:
-    table = context.lake.quarantine if dataset is None else context.lake.staged(dataset)
+def _empty(context: Context, table: Table, ids: list[int]) -> None:
+    if not ids or table.version() < 0:
+        return
     frame = table.read(context.spark)
     condition = f"file_id IN ({', '.join(map(str, ids))})"
     if frame.where(condition).limit(1).count():
@@ -74,9 +69,7 @@ def _accepted(context: Context, version: FileVersion) -> FileVersion:
     staged = context.lake.staged(version.dataset).read(context.spark).where(F.col("file_id") == version.file_id)
     row = staged.agg(F.count(F.lit(1)).alias("valid"), F.sum("copies").alias("copies")).first()
     valid, copies = (row["valid"], row["copies"] or 0) if row else (0, 0)
-    return replace(
-        version, status=Status.ACCEPTED, valid=valid, duplicates=copies - valid, updated_at=context.now
-    )
+    return replace(version, status=Status.ACCEPTED, valid=valid, duplicates=copies - valid, updated_at=context.now)
 
 
 def _undo_quarantine(context: Context, version: FileVersion) -> None:
@@ -87,7 +80,11 @@ def _undo_quarantine(context: Context, version: FileVersion) -> None:
         commits = table.commits_since(max(-1, newest - 50))
     except LogGoneError:
         return
-    mine = [c for c in commits if c.user_metadata.get("run_id") == version.run_id and c.user_metadata.get("step") == "quarantine"]
+    mine = [
+        c
+        for c in commits
+        if c.user_metadata.get("run_id") == version.run_id and c.user_metadata.get("step") == "quarantine"
+    ]
     condition = f"file_id = {version.file_id}"
     if not mine or not table.read(context.spark).where(condition).limit(1).count():
         return

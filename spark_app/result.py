@@ -75,7 +75,9 @@ class RunResult:
 
     def as_json(self, finished_at: datetime, seconds: dict[str, float]) -> dict[str, Any]:
         """Return the content of result.json (schema `conf/schemas/run_result.schema.json`)."""
-        by_dataset = {name: _totals([f for f in self.files if f.file.dataset == name]) for name in _datasets(self.files)}
+        by_dataset = {
+            name: _totals([f for f in self.files if f.file.dataset == name]) for name in _datasets(self.files)
+        }
         streams = by_dataset.get("streams", _totals([]))
         outcomes = Counter(f.outcome for f in self.files) + self.unlisted
         return {

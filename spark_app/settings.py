@@ -13,7 +13,8 @@ from spark_app.conf_files import CONF_DIR_VARIABLE, conf_dir, load_toml
 from spark_app.errors import UsageError
 
 ENVIRONMENT_PREFIX = "MUSIC_KPIS_"
-_NOT_SETTINGS = {CONF_DIR_VARIABLE}
+# Variables of the delivery (`dags/kpi_pipeline`) and where conf/ is: not ours to judge.
+_NOT_SETTINGS = (f"{ENVIRONMENT_PREFIX}DYNAMODB_", CONF_DIR_VARIABLE)
 
 
 def _known_zone(name: str) -> str:
@@ -69,7 +70,7 @@ def load_settings(
     values: dict[str, Any] = load_toml("settings/default.toml") | load_toml(f"settings/{env}.toml")
     origin = dict.fromkeys(values, "conf/settings")
     for variable, value in environ.items():
-        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in _NOT_SETTINGS:
+        if variable.startswith(ENVIRONMENT_PREFIX) and not variable.startswith(_NOT_SETTINGS):
             name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
             values[name], origin[name] = value, variable
     for assignment in assignments:

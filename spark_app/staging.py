@@ -13,6 +13,10 @@ from spark_app.contracts import Dataset
 from spark_app.validation import Checked, instant_to_local
 
 STREAM_PARTITIONS = ("listen_date",)
+QUARANTINE_SCHEMA = (
+    "file_id int, dataset string, file_name string, line_number bigint, raw string, reasons array<string>, "
+    "run_id string, quarantined_at timestamp"
+)
 
 
 def staged_streams(kept: DataFrame, kpi_time_zone: str, buckets: int, partitions: int) -> DataFrame:
@@ -23,7 +27,9 @@ def staged_streams(kept: DataFrame, kpi_time_zone: str, buckets: int, partitions
     """
     day = F.to_date(instant_to_local(F.col("listen_time"), kpi_time_zone))
     bucket = F.pmod(F.hash("user_id"), F.lit(buckets)) if buckets > 1 else F.lit(0)
-    rows = kept.select("file_id", "user_id", "track_id", "listen_time", day.alias("listen_date"), bucket.alias("bucket"))
+    rows = kept.select(
+        "file_id", "user_id", "track_id", "listen_time", day.alias("listen_date"), bucket.alias("bucket")
+    )
     keys = ["listen_date", "bucket", "file_id", "user_id", "track_id", "listen_time"]
     placed = rows.repartition(partitions, "listen_date", "bucket")
     unique = placed.groupBy(*keys).agg(F.count(F.lit(1)).cast("int").alias("copies"))
@@ -31,7 +37,7 @@ def staged_streams(kept: DataFrame, kpi_time_zone: str, buckets: int, partitions
 
 
 def staged_songs(kept: DataFrame, names: DataFrame) -> DataFrame:
-    """Grain: (file_id, track_id, track_genre): the most popular row of the file, then the smallest id, then the raw text.
+    """Grain: (file_id, track_id, track_genre): the file's most popular row, then the smallest id, then the raw text.
 
     `names` gives (file_id, file_name), by which files of one modification time are ordered.
     """

@@ -139,8 +139,8 @@ class LocalStorage:
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
             with os.fdopen(handle, "wb") as stream:
                 stream.write(data)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
         except OSError as error:
             raise StorageError(f"{uri}: can't be written: {error.strerror}") from error
 
@@ -211,10 +211,8 @@ class S3Storage:
     def open(self, uri: str) -> BinaryIO:
         """Open an object's bytes as a stream, not decompressed."""
         with _s3_errors(uri):
-            stream = smart_open.open(
-                _plain(uri), "rb", compression="disable", transport_params={"client": s3_client()}
-            )
-            return cast(BinaryIO, stream)
+            client = {"client": s3_client()}
+            return smart_open.open(_plain(uri), "rb", compression="disable", transport_params=client)
 
     def read(self, uri: str) -> bytes | None:
         """Return an object's bytes, or None where there is no such object."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
+from operator import add, and_, or_
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -111,12 +112,12 @@ def _not_pushed_down(column: Column) -> Column:
 def is_header(contract: Contract) -> Column:
     """Whether a row repeats the names of the required columns: a header line among the data."""
     same = [_holds(F.replace(F.col(_text(name)), F.lit("\ufeff"), F.lit("")) == name) for name in contract.required]
-    return reduce(Column.__and__, same)
+    return reduce(and_, same)
 
 
 def names_list(text: Column) -> Column:
     """Split a text of names at `;`: trimmed, without empty ones, each once, in order."""
-    parts = F.transform(F.split(text, NAMES_SEPARATOR), lambda part: F.btrim(part))
+    parts = F.transform(F.split(text, NAMES_SEPARATOR), F.btrim)
     return F.array_distinct(F.filter(parts, lambda part: part != ""))
 
 
@@ -164,7 +165,7 @@ def _rule_check(rule: Rule, settings: Settings) -> Check:
     if rule.check == "range":
         bounds = [(typed < _bound(rule.min)) if rule.min is not None else None]
         bounds.append((typed > _bound(rule.max)) if rule.max is not None else None)
-        outside = reduce(Column.__or__, [bound for bound in bounds if bound is not None])
+        outside = reduce(or_, [bound for bound in bounds if bound is not None])
     elif rule.check == "not_after_file":
         tolerance = F.make_dt_interval(secs=F.lit(settings.in_future_tolerance_hours * 3600))
         outside = typed > F.col("file_modified_at") + tolerance
@@ -186,4 +187,4 @@ def _holds(condition: Column) -> Column:
 
 def _bits(flags: list[tuple[int, Column]]) -> Column:
     parts = [F.when(flag, F.lit(bit)).otherwise(F.lit(0)) for bit, flag in flags]
-    return reduce(Column.__add__, parts).cast("bigint")
+    return reduce(add, parts).cast("bigint")

@@ -51,7 +51,9 @@ def daily_genre(inputs: KpiInputs) -> DataFrame:
 def unique_listeners(inputs: KpiInputs) -> DataFrame:
     """Grain: (listen_date, track_genre), with the number of distinct users."""
     genres = inputs.songs.select("track_id", "track_genre")
-    pairs = inputs.listens.select("listen_date", "user_id", "track_id").distinct().join(genres, on="track_id", how="inner")
+    pairs = (
+        inputs.listens.select("listen_date", "user_id", "track_id").distinct().join(genres, on="track_id", how="inner")
+    )
     return (
         pairs.select("listen_date", "track_genre", "user_id")
         .distinct()

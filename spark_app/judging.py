@@ -1,0 +1,148 @@
+"""Judging: each readable file is profiled and accepted or rejected, before anything of it is written."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from pyspark.sql import functions as F
+
+from spark_app.candidates import Candidate, Group, accepted_rows, reject
+from spark_app.context import Context
+from spark_app.contracts import Dataset, load_contract
+from spark_app.errors import AuditError, NothingUsableError
+from spark_app.ledger import Ledger, Status
+from spark_app.profile import FileProfile, References, dataset_quality, profile_files, quality, verdict
+from spark_app.records import line_records, quoted_records, split_fields
+from spark_app.validation import Checked, check
+
+_SAMPLES = 5
+
+
+def judge(context: Context, candidates: list[Candidate], ledger: Ledger) -> list[Group]:
+    """Profile every readable file and decide; songs and users first, as streams are held against them."""
+    groups = []
+    for dataset in (Dataset.SONGS, Dataset.USERS):
+        groups += _judge_dataset(context, dataset, candidates, References())
+    _require_references(candidates, ledger)
+    if any(c.file.dataset is Dataset.STREAMS and c.accepted for c in candidates):
+        references = _references(context, groups)
+        streams = _judge_dataset(context, Dataset.STREAMS, candidates, references)
+        _refuse_reused_names(context, streams, ledger)
+        groups += streams
+    return groups
+
+
+def _judge_dataset(
+    context: Context, dataset: Dataset, candidates: list[Candidate], references: References
+) -> list[Group]:
+    readable = [c for c in candidates if c.file.dataset is dataset and c.accepted]
+    groups = []
+    for header, members in _by_header(readable).items():
+        checked = _checked(context, dataset, members, header)
+        lines = not load_contract(dataset).newline_in_field
+        profiles = profile_files(checked, references, header_among_rows=lines)
+        for candidate in members:
+            candidate.profile = profiles.get(candidate.pending.file_id, FileProfile())
+            _judge_file(context, candidate, checked)
+        groups.append(Group(dataset, tuple(members), checked))
+    if readable:
+        contract = load_contract(dataset)
+        context.result.quality[str(dataset)] = dataset_quality([c.profile for c in readable], contract)
+    return groups
+
+
+def _checked(context: Context, dataset: Dataset, members: Sequence[Candidate], header: tuple[str, ...]) -> Checked:
+    contract = load_contract(dataset)
+    sources = [candidate.source for candidate in members]
+    if not contract.newline_in_field:
+        fields = split_fields(line_records(context.spark, sources), contract, header)
+        return check(fields, contract, context.settings)
+    # Songs and users are small, looked at several times, and cut into records by Python: parsed once.
+    checked = check(split_fields(quoted_records(context.spark, sources), contract, header), contract, context.settings)
+    return replace(checked, frame=checked.frame.persist())
+
+
+def _judge_file(context: Context, candidate: Candidate, checked: Checked) -> None:
+    profile = candidate.profile
+    if profile.lines != candidate.inspection.lines:
+        raise AuditError(
+            f"{candidate.file.uri}: {profile.lines} lines were read, but {candidate.inspection.lines} counted: "
+            "the file changed while it was read; run again",
+            code="conservation",
+        )
+    candidate.outcome.quality = quality(profile, checked.contract)
+    against = verdict(profile, checked, context.settings)
+    if against is not None:
+        reject(candidate, *against)
+        candidate.outcome.samples = _samples(checked, candidate)
+
+
+def _samples(checked: Checked, candidate: Candidate) -> list[dict[str, object]]:
+    bad = checked.frame.where((F.col("file_id") == candidate.pending.file_id) & checked.quarantined)
+    rows = bad.where(~F.col("is_header")).select("raw", checked.reasons_column().alias("reasons")).limit(_SAMPLES)
+    return [{"raw": row["raw"][:500], "reasons": row["reasons"]} for row in rows.collect()]
+
+
+def _by_header(candidates: Iterable[Candidate]) -> dict[tuple[str, ...], list[Candidate]]:
+    groups: dict[tuple[str, ...], list[Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        groups[candidate.inspection.header].append(candidate)
+    return groups
+
+
+def _require_references(candidates: list[Candidate], ledger: Ledger) -> None:
+    for dataset in (Dataset.SONGS, Dataset.USERS):
+        new = [c for c in candidates if c.file.dataset is dataset]
+        staged = any(v.dataset is dataset for v in ledger.with_status(Status.ACCEPTED))
+        if not staged and not any(c.accepted for c in new):
+            refused = "; ".join(f"{c.file.name}: {c.outcome.reason}: {c.outcome.message}" for c in new)
+            raise NothingUsableError(
+                f"no usable {dataset} file: the first run needs one in {dataset}/ below the input"
+                + (f" ({refused})" if refused else ""),
+                code=f"{dataset}_refused" if refused else f"{dataset}_missing",
+            )
+
+
+def _references(context: Context, groups: list[Group]) -> References:
+    """Keys of the tracks and users known once this run's files are staged."""
+    frames = {}
+    for dataset, column in ((Dataset.SONGS, "track_id"), (Dataset.USERS, "user_id")):
+        table = context.lake.staged(dataset)
+        replaced = [c.pending.file_id for g in groups if g.dataset is dataset for c in g.candidates if c.accepted]
+        parts = []
+        if table.version() >= 0:
+            parts.append(table.read(context.spark).where(~F.col("file_id").isin(replaced)).select(column))
+        new = accepted_rows(groups, dataset)
+        if new is not None:
+            parts.append(new.select(column))
+        keys = parts[0] if len(parts) == 1 else parts[0].unionAll(parts[1])
+        frames[column] = keys.distinct().persist()
+    return References(frames["track_id"], frames["user_id"])
+
+
+def _refuse_reused_names(context: Context, groups: list[Group], ledger: Ledger) -> None:
+    """Reject a corrected streams file that shares no listen with what it replaces (`name_reused`)."""
+    if context.settings.allow_name_reuse:
+        return
+    corrected = {
+        c.pending.file_id: c
+        for g in groups
+        for c in g.candidates
+        if c.accepted and (before := ledger.accepted(c.file.name)) is not None and before.valid > 0
+    }
+    new = accepted_rows(groups, Dataset.STREAMS)
+    if not corrected or new is None:
+        return
+    keys = ["file_id", "user_id", "track_id", "listen_time"]
+    staged = context.lake.staged(Dataset.STREAMS).read(context.spark).where(F.col("file_id").isin(list(corrected)))
+    shared = new.select(*keys).join(staged.select(*keys), on=keys, how="inner").select("file_id").distinct().collect()
+    for file_id in set(corrected) - {row["file_id"] for row in shared}:
+        before = ledger.accepted(corrected[file_id].file.name)
+        reject(
+            corrected[file_id],
+            "name_reused",
+            f"shares no listen with the accepted version of {before.modified_at.isoformat() if before else '?'}: "
+            "give the new file a name of its own, or set allow_name_reuse=true to replace the old rows",
+        )

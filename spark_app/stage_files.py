@@ -1,0 +1,185 @@
+"""Writing what was accepted: ledger (pending), quarantine, staged tables, ledger (settled), each step repeatable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from spark_app.candidates import Candidate, Group, accepted_rows, of_files
+from spark_app.context import Context
+from spark_app.contracts import Dataset
+from spark_app.errors import AuditError
+from spark_app.ledger import Ledger, Status, save_ledger
+from spark_app.profile import quarantine_reasons
+from spark_app.records import numbered_line_records, split_fields
+from spark_app.staging import (
+    QUARANTINE_SCHEMA,
+    STREAM_PARTITIONS,
+    quarantine_records,
+    staged_songs,
+    staged_streams,
+    staged_users,
+)
+from spark_app.validation import check
+
+_ROWS_PER_TASK = 1_500_000
+
+
+def stage(context: Context, candidates: list[Candidate], groups: list[Group], ledger: Ledger) -> None:
+    """Write the rows of all accepted files and settle every candidate in the ledger.
+
+    Raises:
+        AuditError: counts that must agree do not; the files stay pending and the next run takes them up.
+    """
+    accepted = [c for c in candidates if c.accepted]
+    names = [c.file.name for c in candidates]
+    for candidate in candidates:
+        candidate.pending = replace(candidate.pending, **_profile_counts(candidate, groups))
+        ledger.put(candidate.pending)
+    table = context.lake.ingested_files
+    if accepted:
+        save_ledger(context.spark, table, ledger, names, context.metadata("open"))
+        _write_quarantine(context, accepted, groups, ledger)
+        for dataset in (Dataset.SONGS, Dataset.USERS, Dataset.STREAMS):
+            _write_staged(context, dataset, groups)
+    _settle(context, candidates, ledger)
+    save_ledger(context.spark, table, ledger, names, context.metadata("settle"))
+
+
+def _profile_counts(candidate: Candidate, groups: list[Group]) -> dict[str, Any]:
+    checked = next((g.checked for g in groups if candidate in g.candidates), None)
+    profile = candidate.profile
+    return {
+        "rows": profile.rows,
+        "quarantined": profile.quarantined,
+        "quarantined_by_reason": quarantine_reasons(profile, checked) if checked else {},
+    }
+
+
+def _file_names(context: Context, candidates: Iterable[Candidate]) -> DataFrame:
+    rows = [(c.pending.file_id, c.file.name) for c in candidates]
+    return context.spark.createDataFrame(rows, "file_id int, file_name string")
+
+
+def _write_quarantine(context: Context, accepted: list[Candidate], groups: list[Group], ledger: Ledger) -> None:
+    """Put these files' quarantined rows in the place of what they had there before."""
+    table = context.lake.quarantine
+    had = [c for c in accepted if table.version() >= 0 and _may_have_rows(c, ledger)]
+    touched = [c for c in accepted if c.profile.quarantined] + [c for c in had if not c.profile.quarantined]
+    if not touched:
+        return
+    frames = [_quarantined_rows(context, group) for group in groups if _with_bad_rows(group)]
+    rows = reduce(DataFrame.unionByName, frames, context.spark.createDataFrame([], QUARANTINE_SCHEMA))
+    ids = ", ".join(str(c.pending.file_id) for c in touched)
+    version = table.replace(rows, f"file_id IN ({ids})", context.metadata("quarantine"))
+    counted = table.read(context.spark, version).where(of_files(touched)).groupBy("file_id").count().collect()
+    written = {row["file_id"]: row["count"] for row in counted}
+    for candidate in touched:
+        _agree(candidate, "quarantined rows", written.get(candidate.pending.file_id, 0), candidate.profile.quarantined)
+
+
+def _with_bad_rows(group: Group) -> list[Candidate]:
+    return [c for c in group.candidates if c.accepted and c.profile.quarantined]
+
+
+def _quarantined_rows(context: Context, group: Group) -> DataFrame:
+    """Quarantined rows of a group's files; those of streams are read once more, for their line numbers."""
+    members, checked = _with_bad_rows(group), group.checked
+    if not checked.contract.newline_in_field:
+        sources = [c.source for c in members]
+        fields = split_fields(numbered_line_records(context.spark, sources), checked.contract, sources[0].header)
+        checked = check(fields, checked.contract, context.settings)
+    checked = replace(checked, frame=checked.frame.where(of_files(members)))
+    now = F.lit(context.now.replace(tzinfo=None)).cast("timestamp")
+    return quarantine_records(checked, _file_names(context, members), group.dataset, context.run_id, now)
+
+
+def _may_have_rows(candidate: Candidate, ledger: Ledger) -> bool:
+    earlier = [v for v in ledger.of(candidate.file.name) if v.version != candidate.pending.version]
+    return any(v.quarantined for v in earlier if v.status in {Status.ACCEPTED, Status.PENDING, Status.ABANDONED})
+
+
+def _write_staged(context: Context, dataset: Dataset, groups: list[Group]) -> None:
+    """Put these files' valid rows in the place of what they had there before, and count them back."""
+    members = [c for g in groups if g.dataset is dataset for c in g.candidates if c.accepted]
+    kept = accepted_rows(groups, dataset)
+    if not members or kept is None:
+        return
+    table = context.lake.staged(dataset)
+    if dataset is Dataset.STREAMS:
+        rows = sum(c.profile.kept for c in members)
+        buckets = 1 + rows // context.settings.rows_per_data_file
+        partitions = max(context.spark.sparkContext.defaultParallelism, 1 + rows // _ROWS_PER_TASK)
+        frame = staged_streams(kept, context.settings.kpi_time_zone, buckets, partitions)
+    elif dataset is Dataset.SONGS:
+        frame = staged_songs(kept, _file_names(context, members)).coalesce(1)
+    else:
+        frame = staged_users(kept).coalesce(1)
+    ids = ", ".join(str(c.pending.file_id) for c in members)
+    files = {str(c.pending.file_id): c.pending.version for c in members}
+    partition_by = STREAM_PARTITIONS if dataset is Dataset.STREAMS else ()
+    version = table.replace(frame, f"file_id IN ({ids})", context.metadata("stage", files=files), partition_by)
+    _count_back(context, table.read(context.spark, version), dataset, members)
+
+
+def _count_back(context: Context, staged: DataFrame, dataset: Dataset, members: list[Candidate]) -> None:
+    mine = staged.where(of_files(members))
+    counted = mine.groupBy("file_id").agg(F.count(F.lit(1)).alias("valid"), F.sum("copies").alias("copies")).collect()
+    by_file = {row["file_id"]: row for row in counted}
+    waiting = unknown = {}
+    if dataset is Dataset.STREAMS and any(c.profile.waiting for c in members):
+        waiting = _without_match(context, mine, Dataset.SONGS, "track_id")
+    if dataset is Dataset.STREAMS and any(c.profile.unknown_users for c in members):
+        unknown = _without_match(context, mine, Dataset.USERS, "user_id")
+    for candidate in members:
+        row = by_file.get(candidate.pending.file_id)
+        valid, copies = (row["valid"], row["copies"]) if row else (0, 0)
+        _agree(candidate, "valid rows and duplicates", copies, candidate.profile.kept)
+        candidate.pending = replace(
+            candidate.pending,
+            valid=valid,
+            duplicates=copies - valid,
+            waiting=waiting.get(candidate.pending.file_id, 0),
+            unknown_users=unknown.get(candidate.pending.file_id, 0),
+        )
+
+
+def _without_match(context: Context, staged: DataFrame, dataset: Dataset, column: str) -> dict[int, int]:
+    """Count staged listens by file_id whose track or user is in no staged row."""
+    keys = context.lake.staged(dataset).read(context.spark).select(column).distinct()
+    missing = staged.join(keys, on=column, how="left_anti").groupBy("file_id").count().collect()
+    return {row["file_id"]: row["count"] for row in missing}
+
+
+def _agree(candidate: Candidate, what: str, written: int, counted: int) -> None:
+    if written != counted:
+        raise AuditError(
+            f"{candidate.file.uri}: {counted} {what} were counted, but {written} written; "
+            "the file changed while it was read, or this is a defect: run again",
+            code="conservation",
+        )
+
+
+def _settle(context: Context, candidates: list[Candidate], ledger: Ledger) -> None:
+    for candidate in candidates:
+        pending = candidate.pending
+        if candidate.accepted and pending.rows != pending.valid + pending.duplicates + pending.quarantined:
+            raise AuditError(
+                f"{candidate.file.uri}: {pending.rows} rows were read, but {pending.valid} valid + "
+                f"{pending.duplicates} duplicates + {pending.quarantined} quarantined",
+                code="conservation",
+            )
+        settled = replace(
+            pending,
+            status=Status.ACCEPTED if candidate.accepted else Status.REJECTED,
+            reason=candidate.outcome.reason,
+            message=candidate.outcome.message,
+            updated_at=context.now,
+        )
+        ledger.settle(settled)
+        candidate.outcome.version = settled
