@@ -33,13 +33,15 @@ class Oracle:
         self._kpi_zone = ZoneInfo(kpi_zone)
         self._limits = limits or Limits()
         self._seen: dict[str, str] = {}
+        self._refused_for_waiting: set[str] = set()
         self._listens: dict[str, list[Listen]] = {}
         self._songs: dict[str, tuple[Version, list[Song]]] = {}
         self._users: dict[str, list[User]] = {}
 
     def run(self, directory: Path, modified: Mapping[str, datetime] | None = None) -> Outcome:
         """`modified` overrides the modification times that the disk tells, by `streams/a.csv`."""
-        new = [file for file in _find(directory, modified or {}) if self._is_new(file)]
+        found = _find(directory, modified or {})
+        new = [file for file in found if self._is_new(file)]
         fates: dict[str, FileFate] = {}
         for file in new:
             if file.dataset == "songs":
@@ -55,11 +57,22 @@ class Oracle:
         if not self._songs or not self._users:
             return Outcome(3, fates, {name: [] for name in kpis.COLUMNS})
         known = self._known()
+        if any(fate.dataset == "songs" and fate.outcome == "accepted" for fate in fates.values()):
+            new += [file for file in found if file.name in self._refused_for_waiting and file not in new]
         for file in new:
             if file.dataset == "streams":
                 fates[file.name] = self._take_streams(file, known)
         rejected = sum(fate.outcome == "rejected" for fate in fates.values())
         return Outcome(3 if fates and rejected == len(fates) else 0, fates, self.tables())
+
+    def withdraw(self, name: str) -> None:
+        """Forget a file's rows, though not that its content was seen."""
+        for files in (self._listens, self._songs, self._users):
+            files.pop(name, None)
+
+    def retry(self, name: str) -> None:
+        """Let the next run take the file as if it were new."""
+        self._seen.pop(name, None)
 
     def tables(self) -> dict[str, kpis.Rows]:
         listens = [listen for file in self._listens.values() for listen in file]
@@ -67,6 +80,9 @@ class Oracle:
 
     def _take_streams(self, file: SourceFile, known: Known) -> FileFate:
         fate, listens = judge_streams(file, known, self._source_zone, self._limits)
+        self._refused_for_waiting.discard(file.name)
+        if fate.reason == "too_many_waiting":
+            self._refused_for_waiting.add(file.name)  # judged again when songs come
         if fate.outcome == "rejected":
             return fate
         before = self._listens.get(file.name)
@@ -102,7 +118,7 @@ def _find(directory: Path, modified: Mapping[str, datetime]) -> list[SourceFile]
     files = []
     for dataset in ("songs", "users", "streams"):
         for path in sorted((directory / dataset).glob("*")):
-            if not path.name.endswith((".csv", ".csv.gz")):
+            if path.name.startswith(".") or not path.name.endswith((".csv", ".csv.gz")):
                 continue
             name = f"{dataset}/{path.name}"
             at = zones.micros(modified[name]) if name in modified else path.stat().st_mtime_ns // 1000

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 ASCII_SPACE = " \t\n\r\f\v"
 BYTE_ORDER_MARK = "\ufeff"
+NO_CHARACTER = "\udc0d"  # can't be in UTF-8 text
 csv.field_size_limit(2**31 - 1)
 
 
@@ -44,7 +45,8 @@ def read_table(name: str, content: bytes, required: Collection[str], *, multi_li
         raise FileRejectedError("empty_file")
     header = _fields(lines[0])
     columns = tuple(header or ())
-    if len(set(columns)) < len(columns):
+    named = [column for column in columns if column]
+    if len(set(named)) < len(named):
         raise FileRejectedError("duplicate_column")
     if not set(required) <= set(columns):
         raise FileRejectedError("missing_column")
@@ -111,11 +113,13 @@ def _record(number: int, line: str, columns: tuple[str, ...]) -> Record:
 
 def _fields(text: str) -> list[str] | None:
     """The trimmed fields, or nothing when the text isn't exactly one CSV record."""
+    # A carriage return within a line is a character like others; to the csv module it would be a line end.
+    hidden = text.rstrip("\r").replace("\r", NO_CHARACTER)
     try:
-        (row,) = csv.reader([text.rstrip("\r")], doublequote=True)
+        (row,) = csv.reader([hidden], doublequote=True)
     except csv.Error:  # a line end outside quotes
         return None
-    return [value.strip(ASCII_SPACE) for value in row]
+    return [value.replace(NO_CHARACTER, "\r").strip(ASCII_SPACE) for value in row]
 
 
 def _balanced(line: str) -> bool:
