@@ -32,7 +32,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Settings(BaseModel):
     """All settings of a run; `conf/settings/default.toml` says what each one means."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kpi_time_zone: TimeZone
     source_time_zone: TimeZone
