@@ -97,12 +97,18 @@ def read_manifest(uri: str) -> Listing:
         raise UsageError(f"--manifest {uri}: not valid JSON: {error}") from error
     except jsonschema.ValidationError as error:
         raise UsageError(f"--manifest {uri}: {error.json_path}: {error.message}") from error
-    wanted = [_from_manifest(entry) for entry in content["files"]]
+    try:
+        wanted = [_from_manifest(entry) for entry in content["files"]]
+    except ValueError as error:
+        raise UsageError(f"--manifest {uri}: modified_at: {error}") from error
     names = [file.name for file in wanted]
     repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if repeated:
         raise UsageError(f"--manifest {uri}: names a file twice: {', '.join(repeated)}")
     for file in wanted:
+        folder = file.name.partition("/")[0]
+        if folder != file.dataset:
+            raise UsageError(f"--manifest {uri}: {file.name}: is below {folder}/, but its dataset is {file.dataset}")
         if is_passed_over(file.name) or not file.uri.endswith(SUFFIXES):
             raise UsageError(f"--manifest {uri}: {file.name}: the name must end in .csv or .csv.gz, and not be hidden")
     return _as_they_are_now(wanted)

@@ -157,6 +157,8 @@ class _Scan:
             self.fail("empty_file", what)
             return
         try:
+            if text.count('"') % 2:  # Spark would not know such a line for the header
+                raise csv.Error("a quote is not closed")
             names = tuple(name.strip() for name in next(csv.reader([text], strict=True)))
         except csv.Error as error:
             self.fail("missing_column", f"the header can't be read: {error}")
