@@ -203,14 +203,14 @@ def split_records(text: TextIO | Iterable[str], columns: int) -> Iterator[tuple[
                 return
             waiting.append(entry)
         number, line = waiting[0]
-        if not line.strip():
+        if not line.strip(WHITE_SPACE):
             waiting.pop(0)
             continue
         taken = 1
         if line.count('"') % 2:
             taken = _lines_of_quoted_record(waiting, numbered, columns)
         raw = "".join(part for _, part in waiting[:taken])
-        blank = sum(1 for _, part in waiting[:taken] if not part.strip())
+        blank = sum(1 for _, part in waiting[:taken] if not part.strip(WHITE_SPACE))
         del waiting[:taken]
         yield number, taken - blank, raw.rstrip("\r\n")
 

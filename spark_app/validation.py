@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from spark_app.contracts import Column as ContractColumn
 from spark_app.contracts import Contract, Rule, Severity
-from spark_app.records import UNCLOSED_QUOTE, WRONG_COLUMN_COUNT
+from spark_app.records import UNCLOSED_QUOTE, WHITE_SPACE, WRONG_COLUMN_COUNT
 from spark_app.settings import Settings
 
 INTEGER = r"^[+-]?[0-9]{1,19}$"
@@ -117,7 +117,7 @@ def is_header(contract: Contract) -> Column:
 
 def names_list(text: Column) -> Column:
     """Split a text of names at `;`: trimmed, without empty ones, each once, in order."""
-    parts = F.transform(F.split(text, NAMES_SEPARATOR), F.btrim)
+    parts = F.transform(F.split(text, NAMES_SEPARATOR), lambda part: F.btrim(part, F.lit(WHITE_SPACE)))
     return F.array_distinct(F.filter(parts, lambda part: part != ""))
 
 
