@@ -121,6 +121,8 @@ def _judge(
     file: SourceFile, check: Callable[[Record], Checked], limits: Limits
 ) -> tuple[FileFate, list[tuple[Record, Checked]]]:
     """All rows checked; `valid` still counts duplicates."""
+    if file.name.rpartition("/")[2].startswith("_"):
+        return FileFate(file.dataset, file.name, "rejected", "hidden_name"), []
     try:
         table = read_table(file.name, file.content, rules.REQUIRED[file.dataset], multi_line=file.dataset != "streams")
     except FileRejectedError as error:
