@@ -51,18 +51,25 @@ cmd_run() {
     exec "$PYTHON" -m tests.local.main_job "$@"
 }
 
-## test   run the tests and report coverage; arguments go to pytest
+## test   run the tests and report coverage (--all: the long ones too); other arguments go to pytest
 cmd_test() {
     if asks_for_help "$@"; then
-        echo "usage: ./build.sh test [ARGUMENTS OF PYTEST]"
+        echo "usage: ./build.sh test [--all | ARGUMENTS OF PYTEST]"
         echo
-        echo "Without arguments: all tests, with coverage. With arguments: just those, for instance"
+        echo "Without arguments: all tests but the long ones, with coverage; --all: those too."
+        echo "With arguments of pytest: just what they say, for instance"
         echo "  ./build.sh test tests/unit -k songs -x"
         return
     fi
     set_up delta s3
     cd "$ROOT"
-    (($# > 0)) || set -- -n 2 --dist loadfile --cov --cov-report=term --cov-report=html
+    local parallel=(-n 2 --dist loadfile --cov --cov-report=term --cov-report=html)
+    if (($# == 0)); then
+        set -- "${parallel[@]}" -m "not long"
+    elif [[ $1 == --all ]]; then
+        shift
+        set -- "${parallel[@]}" "$@"
+    fi
     exec "$PYTHON" -m pytest "$@"
 }
 

@@ -135,7 +135,10 @@ def place(spark: SparkSession, first_run: Path, tmp_path: Path) -> Place:
     return Place(application, good_files(), start_from_first_run)
 
 
-@pytest.mark.parametrize("case", RUN_CASES, ids=lambda case: case["case"])
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.long] * case.get("long", False), id=case["case"]) for case in RUN_CASES],
+)
 def test_a_run_ends_as_the_table_says(place: Place, case: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
     exit_code = getattr(bad_runs, case["arrange"])(place)
     told = capfd.readouterr()

@@ -75,6 +75,7 @@ def test_a_stream_file_is_corrected_changed_back_and_withdrawn(history: History)
     history.run()
 
 
+@pytest.mark.long
 def test_songs_are_corrected_and_their_listens_wait_and_count_again(history: History) -> None:
     history.run()
     # The corrected file no longer names B: its listens wait. A has another genre.
@@ -92,6 +93,7 @@ def test_songs_are_corrected_and_their_listens_wait_and_count_again(history: His
     history.run()
 
 
+@pytest.mark.long
 def test_a_backlog_is_digested_in_pieces(history: History) -> None:
     """Two files a run; at the end the tables are those of one run."""
     for number in range(3):
@@ -107,6 +109,7 @@ def test_a_backlog_is_digested_in_pieces(history: History) -> None:
     history.compare()
 
 
+@pytest.mark.long
 def test_users_alone_are_no_reason_to_compute(history: History) -> None:
     history.run()
     before = history.application.versions()

@@ -1,7 +1,7 @@
 """The application and the independent engine find the same, cell by cell, whatever comes in.
 
-An example costs several Spark runs, so each is large and they are few; `KPI_PROPERTY_EXAMPLES=50` looks for more,
-and then not for the same ones each time.
+An example costs several Spark runs, so each is large and they are few: one in the short run of the tests, three in
+`./build.sh test --all`. `KPI_PROPERTY_EXAMPLES=50` looks for more, and then not for the same ones each time.
 """
 
 import os
@@ -38,7 +38,23 @@ def _application(spark: SparkSession, directory: Path, scenario: Scenario) -> Ap
     return Application(spark, directory / "input", directory / "lake", zones)
 
 
+def _check(spark: SparkSession, scenario: Scenario, directory: Path) -> None:
+    application = _application(spark, directory, scenario)
+    oracle = Oracle(scenario.source_zone, scenario.kpi_zone)
+    for files in scenario.steps:
+        _write(files, application.input)
+        expected = oracle.run(application.input)
+        assert application.run() == expected.exit_code
+        assert fate_differences(application.result(), expected.files) == []
+        assert differences(application.kpis(), expected.tables) == []
+
+
 @pytest.mark.slow
+def test_every_cell_and_every_fate_agrees(spark: SparkSession, tmp_path: Path) -> None:
+    _check(spark, make_scenario(1, "Australia/Lord_Howe", "America/St_Johns"), tmp_path)
+
+
+@pytest.mark.long
 @settings(
     max_examples=max(EXAMPLES, 1),
     derandomize=not EXAMPLES,
@@ -48,22 +64,13 @@ def _application(spark: SparkSession, directory: Path, scenario: Scenario) -> Ap
     suppress_health_check=list(HealthCheck),
 )
 @given(scenario=SCENARIOS)
-@example(scenario=make_scenario(1, "Australia/Lord_Howe", "America/St_Johns"))
 @example(scenario=make_scenario(2, "Europe/Berlin", "Australia/Lord_Howe"))
-def test_every_cell_and_every_fate_agrees(spark: SparkSession, scenario: Scenario) -> None:
-    with TemporaryDirectory() as folder:
-        directory = Path(folder)
-        application = _application(spark, directory, scenario)
-        oracle = Oracle(scenario.source_zone, scenario.kpi_zone)
-        for files in scenario.steps:
-            _write(files, application.input)
-            expected = oracle.run(application.input)
-            assert application.run() == expected.exit_code
-            assert fate_differences(application.result(), expected.files) == []
-            assert differences(application.kpis(), expected.tables) == []
+def test_every_cell_and_every_fate_agrees_whatever_comes(spark: SparkSession, scenario: Scenario) -> None:
+    with TemporaryDirectory() as directory:
+        _check(spark, scenario, Path(directory))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_order_of_rows_and_files_and_runs_does_not_matter(spark: SparkSession, tmp_path: Path) -> None:
     """What came in two runs, zipped or not, comes again in one, its rows in another order."""
     scenario = make_scenario(4, "Europe/Berlin", "Asia/Kolkata")
