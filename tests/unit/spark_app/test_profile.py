@@ -1,0 +1,67 @@
+from collections import Counter
+
+import pytest
+from pyspark.sql import SparkSession
+
+from spark_app.contracts import Dataset, load_contract
+from spark_app.profile import FileProfile, References, dataset_quality, profile_files, quality, verdict
+from tests.unit.spark_app.builders import checked, settings
+
+TIME = "2024-06-25 10:00:00"
+
+
+def test_rows_are_counted_by_fate_before_duplicates_are_taken_out(spark: SparkSession) -> None:
+    references = References(
+        tracks=spark.createDataFrame([("known",)], "track_id string"),
+        users=spark.createDataFrame([(1,)], "user_id bigint"),
+    )
+    rows = checked(
+        spark, Dataset.STREAMS, f"1,known,{TIME}", f"1,known,{TIME}", f"2,new,{TIME}", f"x,new,{TIME}", f",,{TIME}"
+    )
+    profile = profile_files(rows, references, header_among_rows=False)[1]
+    assert (profile.rows, profile.kept, profile.quarantined) == (5, 3, 2)
+    assert (profile.waiting, profile.unknown_users) == (1, 1)
+    assert +profile.by_reason == Counter(invalid_user_id=1, missing_user_id=1, missing_track_id=1)
+    assert +profile.nulls == Counter(user_id=1, track_id=1)
+
+
+def test_only_the_files_own_header_is_no_row(spark: SparkSession) -> None:
+    """A second line with the same text is a row like any other, and a bad one."""
+    header = "user_id,track_id,listen_time"
+    rows = checked(spark, Dataset.STREAMS, header, f"1,t,{TIME}", header)
+    assert profile_files(rows, References(), header_among_rows=True)[1].rows == 2
+    assert profile_files(rows, References(), header_among_rows=True)[1].quarantined == 1
+    assert profile_files(rows, References(), header_among_rows=False)[1].rows == 3
+
+
+@pytest.mark.parametrize(
+    ("profile", "reason"),
+    [
+        (FileProfile(rows=100, quarantined=5, waiting=20), None),
+        (FileProfile(rows=100, quarantined=6), "too_many_quarantined"),
+        (FileProfile(rows=100, waiting=21), "too_many_waiting"),
+        (FileProfile(rows=100, quarantined=6, waiting=21), "too_many_quarantined"),
+        (FileProfile(rows=1, quarantined=1), "too_many_quarantined"),
+        (FileProfile(), None),
+    ],
+)
+def test_a_file_is_refused_above_the_allowed_shares(
+    spark: SparkSession, profile: FileProfile, reason: str | None
+) -> None:
+    found = verdict(profile, checked(spark, Dataset.STREAMS, f"1,t,{TIME}"), settings())
+    assert (found[0] if found else None) == reason
+
+
+def test_the_allowed_shares_are_settings(spark: SparkSession) -> None:
+    own = settings("max_quarantined_share=1", "max_waiting_share=1")
+    profile = FileProfile(rows=10, quarantined=10, waiting=10)
+    assert verdict(profile, checked(spark, Dataset.STREAMS, f"1,t,{TIME}"), own) is None
+
+
+def test_quality_is_in_shares_of_all_rows() -> None:
+    contract = load_contract(Dataset.STREAMS)
+    one = FileProfile(rows=3, nulls=Counter(user_id=1), by_reason=Counter(missing_user_id=1))
+    assert quality(one, contract)["null_share"] == {"user_id": 0.333333, "track_id": 0.0, "listen_time": 0.0}
+    assert quality(FileProfile(), contract)["rows"] == 0
+    both = dataset_quality([one, FileProfile(rows=1)], contract)
+    assert (both["rows"], both["broken_share"]) == (4, {"missing_user_id": 0.25})

@@ -1,0 +1,87 @@
+from datetime import date
+
+import pytest
+from chispa import assert_df_equality
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from spark_app.contracts import Dataset
+from spark_app.staging import quarantine_records, staged_songs, staged_streams, staged_users
+from tests.unit.spark_app.builders import checked, instant
+
+LISTENS = "file_id int, user_id bigint, track_id string, listen_time timestamp"
+STAGED = "file_id int, user_id bigint, track_id string, listen_time timestamp, copies int, listen_date date"
+
+
+def listens(spark: SparkSession, *rows: tuple[int, int, str, str]) -> DataFrame:
+    return spark.createDataFrame([(f, u, t, instant(time)) for f, u, t, time in rows], LISTENS)
+
+
+def names(spark: SparkSession) -> DataFrame:
+    return spark.createDataFrame([(1, "songs/a.csv"), (2, "songs/b.csv")], "file_id int, file_name string")
+
+
+@pytest.mark.parametrize("buckets", [1, 3])
+def test_a_repeated_listen_is_kept_once_in_each_file_with_its_copies(spark: SparkSession, buckets: int) -> None:
+    same = "2024-06-25 10:00:00"
+    frame = listens(spark, (1, 7, "t", same), (1, 7, "t", same), (2, 7, "t", same), (1, 7, "t", "2024-06-25 10:00:01"))
+    day = date(2024, 6, 25)
+    expected = [
+        (1, 7, "t", instant(same), 2, day),
+        (2, 7, "t", instant(same), 1, day),
+        (1, 7, "t", instant("2024-06-25 10:00:01"), 1, day),
+    ]
+    found = staged_streams(frame, "UTC", buckets, 2)
+    assert_df_equality(found, spark.createDataFrame(expected, STAGED), ignore_row_order=True, ignore_nullable=True)
+
+
+@pytest.mark.parametrize(
+    ("zone", "day"),
+    [("UTC", date(2024, 6, 25)), ("Asia/Kolkata", date(2024, 6, 26)), ("America/Lima", date(2024, 6, 25))],
+)
+def test_the_date_is_that_of_the_kpi_time_zone(spark: SparkSession, zone: str, day: date) -> None:
+    frame = listens(spark, (1, 7, "t", "2024-06-25 18:30:00"))
+    assert [row["listen_date"] for row in staged_streams(frame, zone, 1, 1).collect()] == [day]
+
+
+def test_of_repeated_songs_the_most_popular_counts_then_the_smallest_id_as_a_number(spark: SparkSession) -> None:
+    rows = [
+        "10,t1,A,ten,50,1000,pop",
+        "9,t1,A,nine,50,1000,pop",
+        "1,t1,A,one,49,1000,pop",
+        "5,t1,A,other genre,1,1000,rock",
+        "6,t2,A,no popularity,,1000,pop",
+    ]
+    kept = checked(spark, Dataset.SONGS, *rows).kept
+    found = staged_songs(kept, names(spark)).select("track_id", "track_genre", "track_name", "popularity", "copies")
+    expected = spark.createDataFrame(
+        [("t1", "pop", "nine", 50, 3), ("t1", "rock", "other genre", 1, 1), ("t2", "pop", "no popularity", 0, 1)],
+        "track_id string, track_genre string, track_name string, popularity bigint, copies int",
+    )
+    assert_df_equality(found, expected, ignore_row_order=True, ignore_nullable=True)
+
+
+def test_of_repeated_users_the_one_created_last_counts(spark: SparkSession) -> None:
+    rows = ["1,Old,20,DE,2024-01-01", "1,New,21,DE,2024-02-01", "1,Undated,22,DE,", "2,Zoe,20,DE,", "2,Ann,20,DE,"]
+    found = staged_users(checked(spark, Dataset.USERS, *rows).kept).select("user_id", "user_name", "copies")
+    expected = spark.createDataFrame([(1, "New", 3), (2, "Ann", 2)], "user_id bigint, user_name string, copies int")
+    assert_df_equality(found, expected, ignore_row_order=True, ignore_nullable=True)
+
+
+def test_a_quarantined_row_says_all_that_is_known_of_it(spark: SparkSession) -> None:
+    rows = checked(spark, Dataset.STREAMS, "1,t1,2024-06-25 10:00:00", "x,,2024-06-25 10:00:00\r")
+    frame = rows
+    found = quarantine_records(frame, names(spark), Dataset.STREAMS, "run 1", F.lit(instant("2024-06-26")))
+    expected = [
+        (
+            1,
+            "streams",
+            "songs/a.csv",
+            3,
+            "x,,2024-06-25 10:00:00",
+            ["invalid_user_id", "missing_track_id"],
+            "run 1",
+            instant("2024-06-26"),
+        )
+    ]
+    assert [tuple(row) for row in found.collect()] == expected
