@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_app.errors import StorageError, UsageError
@@ -108,11 +107,10 @@ class Table:
             self._before_commit()
         spark.conf.set(_USER_METADATA, json.dumps(metadata))
         try:
-            table = DeltaTable.forPath(spark, self.uri)
             if version < 0:
-                table.delete()
+                spark.sql(f"DELETE FROM {self._sql_name}")  # noqa: S608 (a quoted name, no value)
             else:
-                table.restoreToVersion(version)
+                spark.sql(f"RESTORE TABLE {self._sql_name} TO VERSION AS OF {version}")
         finally:
             spark.conf.unset(_USER_METADATA)
 
@@ -120,13 +118,17 @@ class Table:
         """Merge small files, then delete files that no version within the retention needs."""
         if self._before_commit is not None:
             self._before_commit()
-        table = DeltaTable.forPath(spark, self.uri)
-        table.optimize().executeCompaction()
+        spark.sql(f"OPTIMIZE {self._sql_name}")
         spark.conf.set(_RETENTION_CHECK, "false")
         try:
-            table.vacuum(retention_days * 24.0)
+            spark.sql(f"VACUUM {self._sql_name} RETAIN {retention_days * 24} HOURS")
         finally:
             spark.conf.unset(_RETENTION_CHECK)
+
+    @property
+    def _sql_name(self) -> str:
+        """The table in SQL: Delta's own Python package is not in the image, as it brings pyspark along."""
+        return "delta.`" + self.uri.replace("`", "``") + "`"
 
     def commits_back(self) -> list[Commit]:
         """Return all commits that the log still holds, oldest first."""
