@@ -70,8 +70,7 @@ def test_of_repeated_users_the_one_created_last_counts(spark: SparkSession) -> N
 
 def test_a_quarantined_row_says_all_that_is_known_of_it(spark: SparkSession) -> None:
     rows = checked(spark, Dataset.STREAMS, "1,t1,2024-06-25 10:00:00", "x,,2024-06-25 10:00:00\r")
-    frame = rows
-    found = quarantine_records(frame, names(spark), Dataset.STREAMS, "run 1", F.lit(instant("2024-06-26")))
+    found = quarantine_records(rows, names(spark), Dataset.STREAMS, "run 1", F.lit(instant("2024-06-26")))
     expected = [
         (
             1,
