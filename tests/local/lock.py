@@ -9,6 +9,9 @@ from tests.local.toolchain import LOCKS, ROOT, UV, ToolchainError, get_uv, netwo
 
 # Name of the lock -> what of pyproject.toml goes in.
 CONTENTS = {
+    "airflow": ["--group", "airflow"],
+    # As of the time of MWAA's Airflow, whose packages don't work with all that came later.
+    "airflow-3.0": ["--group", "airflow-3-0", "--exclude-newer", "2025-09-30"],
     "app": ["pyproject.toml"],
     "build": ["--group", "build"],
     "dev": ["pyproject.toml", "--extra", "spark", "--group", "dev"],
