@@ -63,7 +63,7 @@ cmd_test() {
     fi
     set_up delta s3
     cd "$ROOT"
-    local parallel=(-n 2 --dist loadfile --cov --cov-report=term --cov-report=html)
+    local parallel=(-n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=html)
     if (($# == 0)); then
         set -- "${parallel[@]}" -m "not long"
     elif [[ $1 == --all ]]; then
@@ -92,6 +92,13 @@ cmd_lint() {
     "$BIN/shellcheck" build.sh .ci/run || failed=1
     ((failed == 0)) || fail "lint found something"
     echo "lint: all clean"
+}
+
+## image  build the container image, --local on a look-alike of the EMR base; --check and --test examine it
+cmd_image() {
+    if asks_for_help "$@"; then show_help image; fi
+    set_up delta s3
+    exec "$PYTHON" -m tests.local.image "$@"
 }
 
 ## lock   write locks/ again from pyproject.toml; --upgrade takes the newest versions
