@@ -40,6 +40,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--no-delivery", action="store_true", help="leave DynamoDB out")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="a setting (conf/settings)")
     parser.add_argument("--env", default="local", help="environment of conf/settings; default: local")
+    parser.add_argument("--docker", action="store_true", help="in a container of the image last built")
     return parser.parse_args(arguments)
 
 
@@ -62,12 +63,15 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run the application, deliver, show."""
-    from spark_app.storage import normalise
     from tests.local.show import new_console, show_result
 
     console = new_console()
-    source = normalise(options.input or str(sample_data()))
-    options.lake = normalise(options.lake)
+    source = whole_path(options.input or str(sample_data()))
+    options.lake = whole_path(options.lake)
+    if options.docker:
+        from tests.local.docker_engine import ensure_engine
+
+        ensure_engine()
     prepare_for_s3([source, options.lake])
     forget_deliveries_of_another_lake(options.lake)
     run_id = f"local-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
@@ -107,6 +111,13 @@ def sample_data() -> Path:
 def is_s3(uri: str) -> bool:
     """Tell whether this is a place in S3."""
     return uri.startswith(("s3://", "s3a://", "s3n://"))
+
+
+def whole_path(uri: str) -> str:
+    """Return the one name of a local place, without links and `..`; it is the same in a container. S3 as it is."""
+    from spark_app.storage import normalise
+
+    return normalise(uri) if is_s3(uri) else str(Path(normalise(uri)).resolve())
 
 
 def jar_purposes(uris: Sequence[str]) -> list[str]:
@@ -156,11 +167,18 @@ def forget_deliveries_of_another_lake(lake: str) -> None:
 
 
 def run_application(options: argparse.Namespace, source: str, run_id: str) -> int:
-    """Run `spark-submit`, whose log is the progress that one sees."""
+    """Run `spark-submit`, here or in a container; its log is the progress that one sees."""
     arguments = ["run", "--input", source, "--lake", options.lake, "--env", options.env, "--run-id", run_id]
     for assignment in options.set:
         arguments += ["--set", assignment]
-    command = submit_command([*arguments, "--log-format", "text"], jar_purposes([source, options.lake]))
+    arguments += ["--log-format", "text"]
+    if options.docker:
+        from tests.local.container import Job
+        from tests.local.image import latest
+
+        name = f"music-streaming-kpis-{run_id}"
+        return Job(latest().name, arguments, source, options.lake, name, short_run=is_small(source)).run()
+    command = submit_command(arguments, jar_purposes([source, options.lake]))
     return run_to_end(command, submit_environment(os.environ, short_run=is_small(source)))
 
 
