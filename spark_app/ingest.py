@@ -56,6 +56,8 @@ def _choose(context: Context, listing: Listing, ledger: Ledger) -> list[InputFil
     if songs_changed:
         retried = [f for f in known if f not in new and f.etag and ledger.decide(f, songs_changed=True) is Decision.NEW]
         context.result.unlisted["rejected_before"] -= len(retried)
+        names = {file.name for file in retried}
+        result.passed_over = [told for told in result.passed_over if told["name"] not in names]
         new += retried
     return _within_limits(context, sorted(new, key=lambda f: (f.dataset is Dataset.STREAMS, f.order)))
 
@@ -65,7 +67,12 @@ def _is_new(context: Context, file: InputFile, ledger: Ledger) -> bool:
     if decision is Decision.NEW:
         return True
     names = {Decision.STILL_REJECTED: "rejected_before", Decision.STILL_WITHDRAWN: "withdrawn_before"}
-    context.result.unlisted[names.get(decision, str(decision))] += 1
+    outcome = names.get(decision, str(decision))
+    context.result.unlisted[outcome] += 1
+    if decision is not Decision.ALREADY_STAGED:
+        newest = ledger.of(file.name)[-1]
+        told = {"name": file.name, "outcome": outcome, "reason": newest.reason, "message": newest.message}
+        context.result.passed_over.append(told)
     return False
 
 
@@ -76,6 +83,9 @@ def _within_limits(context: Context, files: list[InputFile]) -> list[InputFile]:
         size += file.size
         if taken and (len(taken) >= context.settings.max_files or size > context.settings.max_bytes):
             context.result.unlisted["deferred"] += len(files) - number
+            context.result.passed_over += [
+                {"name": left.name, "outcome": "deferred", "reason": None, "message": None} for left in files[number:]
+            ]
             log("the rest of the backlog waits for the next run", files=len(files) - number)
             break
         taken.append(file)

@@ -65,6 +65,7 @@ class RunResult:
     error: dict[str, str] | None = None
     files: list[FileOutcome] = field(default_factory=list)
     unlisted: Counter[str] = field(default_factory=Counter)
+    passed_over: list[dict[str, Any]] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     quality: dict[str, Any] = field(default_factory=dict)
     dirty_dates: list[str] = field(default_factory=list)
@@ -94,6 +95,7 @@ class RunResult:
             "lake": self.lake,
             "error": self.error,
             "files": [f.as_json() for f in self.files],
+            "passed_over": self.passed_over,
             "ignored_files": self.ignored,
             "totals": {"files": dict(outcomes), **streams},
             "totals_by_dataset": by_dataset,
