@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Callable
 
 import boto3
 from botocore.config import Config
@@ -51,9 +51,29 @@ def s3_client() -> S3Client:
         return _session().client("s3", config=_config())
 
 
+def service_client(service: str) -> Any:
+    """Return a client of another service (`sns`, `emr-serverless`)."""
+    with _plain_client_errors(service):
+        new_client: Any = _session().client
+        return new_client(service, config=_config())
+
+
+def use_sessions(new_session: Callable[[], boto3.session.Session]) -> None:
+    """Make all clients from here on with sessions of this function, such as those of an Airflow connection."""
+    global _new_session  # noqa: PLW0603 (one setting for the process, as the AWS environment is)
+    _new_session = new_session
+
+
+def _environment_session() -> boto3.session.Session:
+    return boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
+
+
+_new_session: Callable[[], boto3.session.Session] = _environment_session
+
+
 def _session() -> boto3.session.Session:
     # One for each client: sessions are not made for several threads.
-    return boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
+    return _new_session()
 
 
 def _config(connections: int = 10, attempts: int = ATTEMPTS) -> Config:

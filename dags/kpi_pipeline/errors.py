@@ -55,3 +55,23 @@ class SupersededError(PipelineError):
         )
         self.newer_seq = newer_seq
         self.newer_run_id = newer_run_id
+
+
+class MovedAwayError(PipelineError):
+    """A file is gone or has other content than when it was listed."""
+
+
+class ClaimLostError(PipelineError):
+    """Another run has taken files that this one had claimed."""
+
+
+class InputError(PipelineError):
+    """Nothing of what was claimed can be processed; the message names each file and its reason."""
+
+
+class JobFailedError(PipelineError):
+    """The Spark job failed; `exit_code_of_job` is what it ended with, if that is known."""
+
+    def __init__(self, message: str, exit_code_of_job: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code_of_job = exit_code_of_job

@@ -89,6 +89,7 @@ class ProcessedStreamsAttributes(_Section):
     run_id: str = "run_id"
     rows: str = "rows"
     reason: str = "reason"
+    attempts: str = "attempts"
 
 
 class ProcessedStreamsTable(_Section):
