@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 from pyspark.sql import SparkSession
 
@@ -37,7 +38,18 @@ def build_session(retention_days: int) -> SparkSession:
         builder = builder.config(name, value)
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("WARN")
+    if os.environ.get("TINI_KILL_PROCESS_GROUP"):
+        _let_python_end_first(spark)
     return spark
+
+
+def _let_python_end_first(spark: SparkSession) -> None:
+    """Make Java ignore SIGTERM, for use where Python gets it too: in a container, all ends when Java does.
+
+    So there is time to give the lake's lock back and to write the result; Java then ends as Python has.
+    """
+    misc: Any = spark._jvm.sun.misc  # type: ignore[union-attr]  # noqa: SLF001 (the way to Java's classes)
+    misc.Signal.handle(misc.Signal("TERM"), misc.SignalHandler.SIG_IGN)
 
 
 def _s3_options() -> dict[str, str]:

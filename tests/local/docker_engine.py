@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import IO, Any
 
 
@@ -29,7 +30,9 @@ def docker(*arguments: str, stdin: str | None = None, check: bool = True) -> sub
 def ensure_engine() -> None:
     """Raise DockerError unless an engine answers."""
     if shutil.which("docker") is None:
-        raise DockerError("the command 'docker' is not there; on Debian, as root: docker/engine.sh installs and starts it")
+        raise DockerError(
+            "the command 'docker' is not there; on Debian, as root: docker/engine.sh installs and starts it"
+        )
     answer = docker("version", "--format", "{{.Server.Version}}", check=False)
     if answer.returncode != 0:
         raise DockerError(f"no Docker engine answers ({answer.stderr.strip()}); on Debian, as root: docker/engine.sh")
@@ -84,11 +87,9 @@ def feed(command: Sequence[str], write: Callable[[IO[bytes]], None]) -> None:
         DockerError: with the end of the command's output.
     """
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        assert process.stdin is not None  # noqa: S101 (for the type checker: a pipe was asked for)
-        try:
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):  # the engine has given up; it says why
             write(process.stdin)
-        except BrokenPipeError:
-            pass  # the engine has given up; it says why
         output = process.communicate()[0].decode("utf-8", errors="replace")
     if process.returncode != 0:
         raise DockerError(f"{' '.join(command[:2])} failed:\n" + "\n".join(output.splitlines()[-25:]))

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.local.docker_engine import DockerError, build, docker, engine_platform, ensure_engine, require_image
+from tests.local.docker_engine import DockerError, build, engine_platform, ensure_engine, require_image
 from tests.local.image_base import local_base
 from tests.local.image_context import (
     IMAGE_FOLDER,

@@ -183,7 +183,7 @@ def _hints_at_a_secret(name: str) -> bool:
 
 def _probe(name: str, contract: Contract) -> dict[str, Any]:
     arguments = ["--interactive", "--read-only", "--entrypoint", contract.environment["PYSPARK_PYTHON"]]
-    question = {"files": contract.files.model_dump(), "commands": contract.commands.model_dump()}
+    question: dict[str, Any] = {"files": contract.files.model_dump(), "commands": contract.commands.model_dump()}
     question |= {"not_installed": contract.python.not_installed}
     probe = PROBE.read_text("utf-8")
     command = ["run", "--rm", "--network", "none", *arguments, name, "-c", probe, json.dumps(question)]

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def installed(name: str) -> str:
@@ -45,7 +46,7 @@ def writable_for_us(allowed: list[str]) -> list[str]:
     return sorted(set(found))[:10]
 
 
-def main(question: dict) -> dict:
+def main(question: dict[str, Any]) -> dict[str, Any]:
     """Answer what is asked."""
     files, commands = question["files"], question["commands"]
     home = os.environ.get("JAVA_HOME", "")
