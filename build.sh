@@ -89,7 +89,8 @@ cmd_lint() {
     "$BIN/ruff" check . || failed=1
     "$BIN/ruff" format --check . || failed=1
     "$PYTHON" -m mypy || failed=1
-    "$BIN/shellcheck" build.sh .ci/run || failed=1
+    "$BIN/shellcheck" build.sh .ci/run docker/*.sh docker/*/*.sh || failed=1
+    "$BIN/hadolint" --config docker/hadolint.yaml docker/Dockerfile docker/*/Dockerfile || failed=1
     ((failed == 0)) || fail "lint found something"
     echo "lint: all clean"
 }
@@ -99,6 +100,13 @@ cmd_image() {
     if asks_for_help "$@"; then show_help image; fi
     set_up delta s3
     exec "$PYTHON" -m tests.local.image "$@"
+}
+
+## push   push the image to ECR and print its digest; --dry-run shows each command
+cmd_push() {
+    if asks_for_help "$@"; then show_help image_push; fi
+    set_up delta
+    exec "$PYTHON" -m tests.local.image_push "$@"
 }
 
 ## lock   write locks/ again from pyproject.toml; --upgrade takes the newest versions

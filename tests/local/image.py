@@ -31,7 +31,6 @@ from tests.local.image_context import (
     certificates_in,
     install_packages,
 )
-from tests.local.image_contract import Contract, check_image, size_of_our_layers
 from tests.local.toolchain import ROOT, VENV, ToolchainError, say
 
 NAME = "music-streaming-kpis"
@@ -143,6 +142,8 @@ def emr_base() -> str:
 
 def image_labels(wheel: Wheel, base: str, kind: str, platform: str) -> dict[str, str]:
     """Return the labels: those of OCI, and what tells this build from others."""
+    from tests.local.image_contract import Contract
+
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     revision, committed = revision_and_time()
     architecture = Contract.load().architectures[platform.partition("/")[2]]
@@ -190,6 +191,8 @@ def write_sbom(name: str) -> Path:
 
 def show(built: Built, wheel: Wheel) -> None:
     """Print what was built."""
+    from tests.local.image_contract import size_of_our_layers
+
     components = json.loads(Path(built.sbom).read_text("utf-8")).get("components", [])
     facts = {
         "image": f"{built.name} ({built.platform})",
@@ -205,6 +208,8 @@ def show(built: Built, wheel: Wheel) -> None:
 
 def show_check(built: Built) -> bool:
     """Print how the image holds against the contract; tell whether all is well."""
+    from tests.local.image_contract import Contract, check_image
+
     results = check_image(built.name, built.base, Contract.load())
     for result in results:
         print(f"{'ok' if result.passed else 'FAILED':<7} {result.check}{'' if result.passed else ': ' + result.detail}")
