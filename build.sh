@@ -65,7 +65,7 @@ cmd_test() {
     cd "$ROOT"
     local parallel=(-n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=html)
     if (($# == 0)); then
-        set -- "${parallel[@]}" -m "not long"
+        set -- "${parallel[@]}" -m "not long and not image"
     elif [[ $1 == --all ]]; then
         shift
         set -- "${parallel[@]}" "$@"
@@ -107,6 +107,21 @@ cmd_push() {
     if asks_for_help "$@"; then show_help image_push; fi
     set_up delta
     exec "$PYTHON" -m tests.local.image_push "$@"
+}
+
+## dag    run the DAG with a real Airflow on an emulated AWS; --ui leaves the web UI up, --test runs its tests
+cmd_dag() {
+    if asks_for_help "$@"; then show_help dag_job; fi
+    set_up delta s3
+    cd "$ROOT"
+    exec "$PYTHON" -m tests.local.dag_job "$@"
+}
+
+## package  put what MWAA or another Airflow needs into .build/package/
+cmd_package() {
+    if asks_for_help "$@"; then show_help package; fi
+    set_up
+    exec "$PYTHON" -m tests.local.package "$@"
 }
 
 ## lock   write locks/ again from pyproject.toml; --upgrade takes the newest versions

@@ -281,7 +281,8 @@ def deliver(
     try:
         delivery.prepare(reset_sequence=reset_sequence)
         try:
-            reports = _write_and_verify(delivery, export, settings.writer.verify_rounds)
+            reports = [delivery.write_part(part.number) for part in export.parts]
+            reports = verify_and_mend(delivery, reports, settings.writer.verify_rounds)
             receipt = delivery.finish(reports, time.monotonic() - started)
         except BaseException:
             _release_quietly(delivery)
@@ -292,8 +293,13 @@ def deliver(
     return Outcome("delivered", message, export.run_id, export.export_seq, receipt)
 
 
-def _write_and_verify(delivery: Delivery, export: Export, rounds: int) -> list[PartReport]:
-    reports = [delivery.write_part(part.number) for part in export.parts]
+def verify_and_mend(delivery: Delivery, reports: Iterable[PartReport], rounds: int) -> list[PartReport]:
+    """Read all back, write again what differs, and return all reports, for `Delivery.finish`.
+
+    Raises:
+        VerificationError: something still differs after so many rounds.
+    """
+    reports = list(reports)
     for _ in range(rounds):
         differing = delivery.verify()
         if not differing:

@@ -26,9 +26,20 @@ from tests.local.spark_submit import submit_command, submit_environment
 SECONDS_TO_END = 10.0
 LINES_TOLD = 3
 ENVIRONMENT_CONF = "spark.emr-serverless.driverEnv."
-# Of a job's parameters, what this machine replaces by its own.
-OWN_CONF = ("spark.jars", "spark.driver.extraClassPath", "spark.executor.extraClassPath", "spark.master")
-DRIVER_MEMORY = "2g"
+# Of a job's parameters, what names files of the image, or Java's options for it; outside of it our own count.
+OF_THE_IMAGE = (
+    "spark.jars",
+    "extraClassPath",
+    "extraJavaOptions",
+    "defaultJavaOptions",
+    "Env.PYSPARK_",
+    "spark.master",
+)
+SMALL_CONF = {
+    "spark.driver.memory": "2g",
+    "spark.sql.shuffle.partitions": "2",
+    "spark.dynamicAllocation.enabled": "false",
+}
 
 # Ends the job's process group when the pipe on standard input closes, that is when the server stops it or dies.
 KEEPER = """
@@ -160,18 +171,18 @@ def direct_command(request: JobRequest, environ: Mapping[str, str]) -> tuple[lis
     """
     if not request.entry_point.startswith("local:///") or not request.entry_point.endswith(".py"):
         raise ValueError(f"entry point {request.entry_point}: expected local:///….py, a file of the image")
-    conf = request.conf()
+    conf = {name: value for name, value in request.conf().items() if not _is_of_the_image(name)}
     env = submit_environment(environ, short_run=True)
     env |= {k.removeprefix(ENVIRONMENT_CONF): v for k, v in conf.items() if k.startswith(ENVIRONMENT_CONF)}
-    handed = {k: v for k, v in conf.items() if k not in OWN_CONF and not k.startswith("spark.emr-serverless.")}
-    # The class paths and Java's options of conf/spark/local.conf fit this machine; those of EMR do not.
-    handed = {k: v for k, v in handed.items() if "extraJavaOptions" not in k and not k.startswith("spark.archives")}
-    handed |= {"spark.driver.memory": DRIVER_MEMORY, "spark.sql.shuffle.partitions": "2"}
-    handed |= {"spark.dynamicAllocation.enabled": "false", "spark.shuffle.service.enabled": "false"}
+    handed = {k: v for k, v in conf.items() if not k.startswith("spark.emr-serverless.")} | SMALL_CONF
     options = [part for name, value in handed.items() for part in ("--conf", f"{name}={value}")]
     command = submit_command(request.arguments, ("delta", "s3"))
     application = len(command) - len(request.arguments) - 1
     return [*command[:application], *options, *command[application:]], env
+
+
+def _is_of_the_image(name: str) -> bool:
+    return any(part in name for part in OF_THE_IMAGE)
 
 
 def image_command(
@@ -187,8 +198,7 @@ def image_command(
         raise ValueError("docker is not installed")
     conf = request.conf()
     handed = {k: v for k, v in conf.items() if not k.startswith(("spark.emr-serverless.", "spark.master"))}
-    handed |= {"spark.driver.memory": DRIVER_MEMORY, "spark.sql.shuffle.partitions": "2"}
-    handed |= {"spark.dynamicAllocation.enabled": "false", "spark.master": "local[2]"}
+    handed |= {**SMALL_CONF, "spark.master": "local[2]"}
     options = [part for key, value in handed.items() for part in ("--conf", f"{key}={value}")]
     passed = {k: v for k, v in environ.items() if k.startswith("AWS_")}
     passed |= {k.removeprefix(ENVIRONMENT_CONF): v for k, v in conf.items() if k.startswith(ENVIRONMENT_CONF)}

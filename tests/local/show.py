@@ -37,11 +37,11 @@ def new_console() -> Console:
 
 def show_result(console: Console, result: Mapping[str, Any]) -> None:
     """Print files by outcome, rows by fate and reason, and seconds per step of a run."""
-    _print_table(console, "Files", ("dataset", "outcome", "files"), _files_by_outcome(result))
-    _print_table(console, "Rows of the files taken", ("dataset", *FATES), _rows_by_fate(result))
-    _print_table(console, "Quarantined rows", ("dataset", "reason", "rows"), _rows_by_reason(result))
-    _print_table(console, "Files not taken", ("file", "outcome", "reason", "what it means"), _files_not_taken(result))
-    _print_table(console, "Steps", ("step", "seconds"), [(step["name"], step["seconds"]) for step in result["steps"]])
+    print_table(console, "Files", ("dataset", "outcome", "files"), _files_by_outcome(result))
+    print_table(console, "Rows of the files taken", ("dataset", *FATES), _rows_by_fate(result))
+    print_table(console, "Quarantined rows", ("dataset", "reason", "rows"), _rows_by_reason(result))
+    print_table(console, "Files not taken", ("file", "outcome", "reason", "what it means"), _files_not_taken(result))
+    print_table(console, "Steps", ("step", "seconds"), [(step["name"], step["seconds"]) for step in result["steps"]])
 
 
 def show_kpis(console: Console, export: Export, endpoint_url: str) -> None:
@@ -71,7 +71,7 @@ def show_kpis(console: Console, export: Export, endpoint_url: str) -> None:
         columns = _columns(layout, items[:ROWS_SHOWN], console.width)
         title = f"{settings.table_name(layout.name)}: {len(items)} items on {date}"
         rows = [[item.get(column, "") for column in columns] for item in items[:ROWS_SHOWN]]
-        _print_table(console, title, columns, rows)
+        print_table(console, title, columns, rows)
 
 
 def show_places(console: Console, places: Mapping[str, object]) -> None:
@@ -127,7 +127,7 @@ def _show_top_genres(console: Console, query: Query, layouts: Iterable[TableLayo
         (rank, item[genre], item[listens], item[listeners], item.get(song, ""))
         for rank, item in enumerate(items[:TOP_GENRES], start=1)
     ]
-    _print_table(console, f"Top genres of {date}", ("rank", "genre", "listens", "listeners", "most popular song"), rows)
+    print_table(console, f"Top genres of {date}", ("rank", "genre", "listens", "listeners", "most popular song"), rows)
 
 
 def _columns(layout: TableLayout, items: Sequence[Row], width: int) -> list[str]:
@@ -147,7 +147,8 @@ def _columns(layout: TableLayout, items: Sequence[Row], width: int) -> list[str]
     return columns
 
 
-def _print_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def print_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows with numbers to the right; nothing where there are none."""
     if not rows:
         return
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None)
