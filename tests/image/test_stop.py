@@ -1,0 +1,84 @@
+"""SIGTERM, as from `docker stop` or a cancelled job: a clean end, and the next run finishes the work."""
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.image.conftest import RunJob
+from tests.image.lake_content import TABLES, LakeContent
+from tests.local.container import Job, lake_of_the_container
+from tests.local.docker_engine import docker
+from tests.local.image import Built
+
+NAME = "kpis-test-stopped"
+SECONDS_TO_GET_THERE = 240
+
+
+def stop_during(step: str, job: Job) -> tuple[int, float]:
+    """Stop a job as soon as its log says that a step has begun; the exit code, and how long the end took."""
+    with subprocess.Popen(job.command({}), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        deadline = time.monotonic() + SECONDS_TO_GET_THERE
+        for line in process.stderr:
+            assert time.monotonic() < deadline
+            if f"step={step}" in line and "done" not in line:
+                break
+        time.sleep(0.5)
+        asked = time.monotonic()
+        docker("stop", "--time", "30", job.name)
+        process.stderr.read()
+        return process.wait(), time.monotonic() - asked
+
+
+@pytest.mark.parametrize("step", ["stage", "publish KPIs"])
+def test_a_stopped_job_is_finished_by_the_next(
+    built: Built, run_job: RunJob, source: Path, tmp_path: Path, without_container: LakeContent, step: str
+) -> None:
+    lake = str(tmp_path / "lake")
+    arguments = ["run", "--input", str(source), "--lake", lake, "--log-format", "text"]
+    job = Job(built.name, arguments, str(source), lake, NAME, short_run=True)
+    with lake_of_the_container(built.name, lake):
+        exit_code, seconds = stop_during(step, job)
+    content = LakeContent(Path(lake))
+    (result,) = content.results()
+    assert exit_code not in {0, 137}
+    assert seconds < 25
+    assert (result["status"], result["error"]["code"]) == ("failed", "stopped")
+    assert not list(Path(lake).glob("exports/*/manifest.json"))
+    assert not (Path(lake) / "ops" / "lake.lock").exists()
+
+    # The lock was given back: a run that may not wait for it gets it.
+    finished = run_job(lake, str(source), "--set", "lock_wait_seconds=0")
+    assert finished.exit_code == 0, finished.output
+    assert {table: content.rows(table) for table in TABLES} == {t: without_container.rows(t) for t in TABLES}
+    assert content.exports() == without_container.exports()
+
+
+def test_ctrl_c_at_build_sh_stops_the_container(built: Built, source: Path, tmp_path: Path) -> None:
+    command = [
+        "./build.sh",
+        "run",
+        "--docker",
+        "--no-delivery",
+        "--input",
+        str(source),
+        "--lake",
+        str(tmp_path / "lake"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "step=validate" in line:
+            break
+    process.terminate()
+    process.stderr.read()
+    assert process.wait() == 128 + 15
+    running = docker("ps", "--filter", f"ancestor={built.name}", "--format", "{{json .Names}}").stdout.split()
+    assert [name for name in map(json.loads, running) if f"-{process.pid}" in name] == []
+    (result,) = LakeContent(tmp_path / "lake").results()
+    assert result["error"]["code"] == "stopped"
+    assert (tmp_path / "lake" / "lake.json").owner() == tmp_path.owner()
