@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from spark_app.delta_tables import LogGoneError
@@ -156,8 +156,14 @@ Items = Mapping[str, Mapping[str, list[bytes]]]  # date → table → lines
 def _items(kpis: Mapping[str, DataFrame], layout: DynamoDbLayout, dates: list[str]) -> Items:
     wanted = {name: frame.where(F.col(DATE_COLUMN).isin(dates)) for name, frame in kpis.items()}
     items: dict[str, dict[str, list[bytes]]] = {date: defaultdict(list) for date in dates}
+
+    def rows(name: str) -> list[Row]:
+        return view(name, wanted).select(*_columns(layout.tables[name])).collect()
+
+    with ThreadPoolExecutor() as pool:
+        collected = dict(zip(layout.tables, pool.map(rows, layout.tables), strict=True))
     for name, table in layout.tables.items():
-        for row in view(name, wanted).select(*_columns(table)).collect():
+        for row in collected[name]:
             line = json.dumps({"Item": table.item(row.asDict())}, ensure_ascii=False, separators=(",", ":"))
             items[str(row[DATE_COLUMN])][table.name].append(line.encode())
     for tables in items.values():

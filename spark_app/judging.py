@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from pyspark.sql import functions as F
@@ -22,9 +23,10 @@ _SAMPLES = 5
 
 def judge(context: Context, candidates: list[Candidate], ledger: Ledger) -> list[Group]:
     """Profile every readable file and decide; songs and users first, as streams are held against them."""
-    groups = []
-    for dataset in (Dataset.SONGS, Dataset.USERS):
-        groups += _judge_dataset(context, dataset, candidates, References())
+    with ThreadPoolExecutor() as pool:
+        references_first = (Dataset.SONGS, Dataset.USERS)
+        judged = pool.map(lambda dataset: _judge_dataset(context, dataset, candidates, References()), references_first)
+        groups = [group for of_dataset in judged for group in of_dataset]
     _require_references(candidates, ledger)
     if any(c.file.dataset is Dataset.STREAMS and c.accepted for c in candidates):
         references = _references(context, groups)

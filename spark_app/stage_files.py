@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -45,8 +46,9 @@ def stage(context: Context, candidates: list[Candidate], groups: list[Group], le
     if accepted:
         save_ledger(context.spark, table, ledger, names, context.metadata("open"))
         _write_quarantine(context, accepted, groups, ledger)
-        for dataset in (Dataset.SONGS, Dataset.USERS, Dataset.STREAMS):
-            _write_staged(context, dataset, groups)
+        with ThreadPoolExecutor() as pool:
+            written = dict(zip(Dataset, pool.map(lambda d: _write_staged(context, d, groups), Dataset), strict=True))
+            list(pool.map(lambda d: _count_back(context, written[d], d, groups), Dataset))
     _settle(context, candidates, ledger)
     save_ledger(context.spark, table, ledger, names, context.metadata("settle"))
 
@@ -104,12 +106,16 @@ def _may_have_rows(candidate: Candidate, ledger: Ledger) -> bool:
     return any(v.quarantined for v in earlier if v.status in {Status.ACCEPTED, Status.PENDING, Status.ABANDONED})
 
 
-def _write_staged(context: Context, dataset: Dataset, groups: list[Group]) -> None:
-    """Put these files' valid rows in the place of what they had there before, and count them back."""
-    members = [c for g in groups if g.dataset is dataset for c in g.candidates if c.accepted]
+def _members(dataset: Dataset, groups: list[Group]) -> list[Candidate]:
+    return [c for g in groups if g.dataset is dataset for c in g.candidates if c.accepted]
+
+
+def _write_staged(context: Context, dataset: Dataset, groups: list[Group]) -> int:
+    """Put these files' valid rows in the place of what they had there before; return the commit's version, or -1."""
+    members = _members(dataset, groups)
     kept = accepted_rows(groups, dataset)
     if not members or kept is None:
-        return
+        return -1
     table = context.lake.staged(dataset)
     if dataset is Dataset.STREAMS:
         rows = sum(c.profile.kept for c in members)
@@ -123,12 +129,15 @@ def _write_staged(context: Context, dataset: Dataset, groups: list[Group]) -> No
     ids = ", ".join(str(c.pending.file_id) for c in members)
     files = {str(c.pending.file_id): c.pending.version for c in members}
     partition_by = STREAM_PARTITIONS if dataset is Dataset.STREAMS else ()
-    version = table.replace(frame, f"file_id IN ({ids})", context.metadata("stage", files=files), partition_by)
-    _count_back(context, table.read(context.spark, version), dataset, members)
+    return table.replace(frame, f"file_id IN ({ids})", context.metadata("stage", files=files), partition_by)
 
 
-def _count_back(context: Context, staged: DataFrame, dataset: Dataset, members: list[Candidate]) -> None:
-    mine = staged.where(of_files(members))
+def _count_back(context: Context, version: int, dataset: Dataset, groups: list[Group]) -> None:
+    """Count what was staged, and hold it against what was counted before; all tables are written by then."""
+    members = _members(dataset, groups)
+    if not members:
+        return
+    mine = context.lake.staged(dataset).read(context.spark, version).where(of_files(members))
     counted = mine.groupBy("file_id").agg(F.count(F.lit(1)).alias("valid"), F.sum("copies").alias("copies")).collect()
     by_file = {row["file_id"]: row for row in counted}
     waiting = unknown = {}
