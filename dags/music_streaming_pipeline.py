@@ -274,7 +274,7 @@ with DAG(
             raise AirflowSkipException("nothing to do")
         return steps.prepare_delivery(run)
 
-    @task(max_active_tis_per_dagrun=4)
+    @task(max_active_tis_per_dagrun=4, doc_md="Make DynamoDB's items of a part's days equal to the export's.")
     @telling
     def write_to_dynamodb(part: Any, run: Any) -> Any:
         """Make DynamoDB's items of a part's days equal to the export's."""

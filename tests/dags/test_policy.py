@@ -1,0 +1,208 @@
+"""Every DAG file keeps to this policy, on every Airflow that we support."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DAGS = Path(__file__).resolve().parents[2] / "dags"
+PARSE_SECONDS = 2.0
+DAG_FILES = sorted(path for path in DAGS.glob("*.py") if "DAG(" in path.read_text("utf-8"))
+
+# Imports a DAG file as Airflow's processor does, with sockets closed and without pyspark, and tells what it found.
+PARSE = """
+import importlib.util, json, os, socket, sys, time
+import airflow, airflow.sdk  # the processor has it loaded before it parses a file
+
+class NoNetwork(socket.socket):
+    def connect(self, *_):
+        raise AssertionError("a DAG file opened a connection while it was parsed")
+    connect_ex = connect
+
+class NoSpark:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("pyspark", "delta", "spark_app"):
+            raise ImportError(f"{name} must not be needed to parse a DAG")
+
+socket.socket = NoNetwork
+sys.meta_path.insert(0, NoSpark())
+opened = []
+def note(event, args):
+    if event == "open" and args[1] not in (None, "r", "rb"):
+        opened.append(str(args[0]))
+
+sys.addaudithook(note)
+sys.path.insert(0, sys.argv[1])
+started = time.process_time()  # of this process alone: the machine may be busy
+spec = importlib.util.spec_from_file_location("dag_under_test", sys.argv[2])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+seconds = time.process_time() - started
+from airflow.sdk import DAG
+dags = [value for value in vars(module).values() if isinstance(value, DAG)]
+told = [{
+    "dag_id": dag.dag_id,
+    "tags": sorted(dag.tags),
+    "doc_md": dag.doc_md or "",
+    "max_active_runs": dag.max_active_runs,
+    "catchup": dag.catchup,
+    "schedule": str(dag.timetable.__class__.__name__),
+    "params": sorted(dag.params),
+    "tasks": {task.task_id: {
+        "owner": task.owner,
+        "retries": task.retries,
+        "retry_seconds": task.retry_delay.total_seconds(),
+        "trigger_rule": str(getattr(task.trigger_rule, "value", task.trigger_rule)),
+        "downstream": sorted(task.downstream_task_ids),
+        "upstream": sorted(task.upstream_task_ids),
+        "doc": (getattr(task, "doc_md", None) or getattr(task, "partial_kwargs", {}).get("doc_md") or "").strip(),
+        "deferrable": getattr(task, "deferrable", None),
+        "callback": bool(getattr(task, "on_failure_callback", None)),
+    } for task in dag.tasks},
+} for dag in dags]
+print("RESULT" + json.dumps({"seconds": seconds, "dags": told, "written": opened, "pyspark": "pyspark" in sys.modules}))
+"""
+
+
+def parse(path: Path, folder: Path = DAGS, **settings: str) -> dict[str, Any]:
+    """What a fresh process finds in a DAG file, without any Airflow database."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "AWS_", "MUSIC_KPIS_", "PYTHON"))}
+    home = {"AIRFLOW_HOME": os.environ["AIRFLOW_HOME"], "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    environment = {**clean, **home, **{f"MUSIC_KPIS_DAG_{name}": value for name, value in settings.items()}}
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE, str(folder), str(path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    if not lines:
+        raise ImportError(done.stderr[-3000:])
+    result: dict[str, Any] = json.loads(lines[0].removeprefix("RESULT"))
+    return result
+
+
+@pytest.fixture(scope="module", params=DAG_FILES, ids=lambda path: path.name)
+def parsed(request: pytest.FixtureRequest) -> dict[str, Any]:
+    parse(request.param)  # so that the time is that of a parse, not of compiling Airflow's own modules
+    return parse(request.param)
+
+
+@pytest.fixture(scope="module")
+def dag(parsed: dict[str, Any]) -> dict[str, Any]:
+    (found,) = parsed["dags"]
+    return dict(found)
+
+
+def test_there_are_dags() -> None:
+    assert [path.name for path in DAG_FILES] == ["music_streaming_pipeline.py"]
+
+
+def test_parses_quickly(parsed: dict[str, Any]) -> None:
+    print(f"parsed in {parsed['seconds']:.2f} s")
+    assert parsed["seconds"] < PARSE_SECONDS
+
+
+def test_parses_without_pyspark_and_writes_nothing(parsed: dict[str, Any]) -> None:
+    assert not parsed["pyspark"]
+    assert not [path for path in parsed["written"] if "__pycache__" not in path and not path.startswith("/dev/")]
+
+
+def test_has_tags_and_a_runbook(dag: dict[str, Any]) -> None:
+    assert dag["tags"]
+    for part in ("rerun safe", "## Tasks", "## Settings"):
+        assert part in dag["doc_md"]
+    missing = [task for task in dag["tasks"] if f"`{task}`" not in dag["doc_md"]]
+    assert not missing, f"the runbook says nothing of {missing}"
+
+
+def test_one_run_at_a_time_and_no_catching_up(dag: dict[str, Any]) -> None:
+    assert dag["max_active_runs"] == 1
+    assert not dag["catchup"]
+
+
+def test_every_task_has_owner_retries_and_documentation(dag: dict[str, Any]) -> None:
+    for name, task in dag["tasks"].items():
+        assert task["owner"] not in ("", "airflow"), name
+        assert task["retries"] >= 1, name
+        assert task["retry_seconds"] > 0, name
+        assert task["doc"], name
+
+
+def test_any_failure_is_alerted(dag: dict[str, Any]) -> None:
+    alarm = dag["tasks"]["mark_failed"]
+    assert alarm["trigger_rule"] == "one_failed"
+    assert set(alarm["upstream"]) == set(dag["tasks"]) - {"mark_failed"}
+    assert alarm["callback"], "nobody hears of it when the alert itself fails"
+
+
+def test_has_the_tasks_in_their_order(dag: dict[str, Any]) -> None:
+    order = [
+        "wait_for_streams",
+        "claim_files",
+        "validate_inputs",
+        "run_spark_app",
+        "prepare_delivery",
+        "write_to_dynamodb",
+        "verify_dynamodb",
+        "mark_as_processed",
+        "archive_files",
+        "clean_up",
+    ]
+    assert sorted(dag["tasks"]) == sorted([*order, "mark_failed"])
+    for first, second in itertools.pairwise(order):
+        assert second in dag["tasks"][first]["downstream"]
+
+
+def test_settings_are_params(dag: dict[str, Any]) -> None:
+    wanted = {
+        "bucket_name",
+        "source_bucket",
+        "archive_bucket",
+        "emr_application_id",
+        "execution_role_arn",
+        "table_prefix",
+    }
+    assert wanted | {"database_name", "alert_emails", "alert_topic_arn"} <= set(dag["params"])
+
+
+PIPELINE = DAGS / "music_streaming_pipeline.py"
+QUEUE = "https://sqs.eu-central-1.amazonaws.com/123456789012/files"
+
+
+@pytest.mark.parametrize(
+    ("settings", "timetable"),
+    [
+        ({}, ("CronTriggerTimetable", "CronDataIntervalTimetable")),
+        ({"SCHEDULE": "manual"}, ("NullTimetable",)),
+        ({"SCHEDULE": "0 6 * * *"}, ("CronTriggerTimetable", "CronDataIntervalTimetable")),
+        ({"SCHEDULE": "on_arrival", "QUEUE_URL": QUEUE}, ("AssetTriggeredTimetable",)),
+    ],
+    ids=["daily", "manual", "cron", "on arrival"],
+)
+def test_the_schedule_comes_from_the_environment(settings: dict[str, str], timetable: tuple[str, ...]) -> None:
+    (found,) = parse(PIPELINE, **settings)["dags"]
+    assert found["schedule"] in timetable
+
+
+def test_on_arrival_needs_a_queue() -> None:
+    with pytest.raises(ImportError, match="MUSIC_KPIS_DAG_QUEUE_URL"):
+        parse(PIPELINE, SCHEDULE="on_arrival")
+
+
+@pytest.mark.parametrize("deferrable", ["true", "false"])
+def test_waiting_tasks_leave_their_worker_by_setting(deferrable: str) -> None:
+    (found,) = parse(PIPELINE, DEFERRABLE=deferrable)["dags"]
+    for task in ("wait_for_streams", "run_spark_app"):
+        assert found["tasks"][task]["deferrable"] is (deferrable == "true")
+
+
+def test_the_package_parses_on_its_own(package: Path) -> None:
+    (found,) = parse(package / "dags" / PIPELINE.name, package / "dags")["dags"]
+    assert found["dag_id"] == "music_streaming_pipeline"
