@@ -96,9 +96,13 @@ class LocalStorage:
     """A local disk. Conditional writes are serialised by a lock file beside the file."""
 
     def list_files(self, folder: str) -> Iterator[StoredFile]:
-        """Yield all files below a folder, in no order; nothing where there is no such folder."""
+        """Yield all files below a folder, in no order; nothing where there is no such folder.
+
+        Raises:
+            StorageError: a folder can't be read.
+        """
         root = Path(folder)
-        for directory, _, names in os.walk(root):
+        for directory, _, names in os.walk(root, onerror=_unreadable):
             for name in names:
                 path = Path(directory, name)
                 found = self.find(str(path))
@@ -179,6 +183,11 @@ class LocalStorage:
                 yield
         except OSError as error:
             raise StorageError(f"{uri}: can't be written: {error.strerror}") from error
+
+
+def _unreadable(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise StorageError(f"{error.filename}: can't be read: {error.strerror}") from error
 
 
 class S3Storage:

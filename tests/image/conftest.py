@@ -53,9 +53,7 @@ def run_job(built: Built) -> Iterator[RunJob]:
     """Run the application in a container to its end."""
     names: list[str] = []
 
-    def run(
-        lake: str, source: str | None, *more: str, command: str = "run", env: dict[str, str] | None = None
-    ) -> Finished:
+    def run(lake: str, source: str, *more: str, env: dict[str, str] | None = None) -> Finished:
         names.append(f"kpis-test-{secrets.token_hex(4)}")
         arguments = ["run", "--input", source, "--lake", lake, "--log-format", "text", *more]
         environ = os.environ | (env or {})

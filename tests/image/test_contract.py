@@ -26,8 +26,8 @@ def broken_image(built: Built) -> Iterator[str]:
         "USER root",
         "WORKDIR /srv",
         "ENV PYSPARK_PYTHON=/opt/music-streaming-kpis/bin/python INDEX_URL=x",
-        "RUN printf '#!/bin/sh' >/usr/bin/gcc && chmod 755 /usr/bin/gcc && mkdir -p /root/.cache/pip"
-        " && chmod 666 /opt/music-streaming-kpis/main.py && echo >>/usr/bin/entrypoint.sh",
+        "RUN printf '#!/bin/sh' >/usr/bin/gcc && chmod 755 /usr/bin/gcc && mkdir -p /root/.cache/pip",
+        "RUN chmod 666 /opt/music-streaming-kpis/main.py && echo >>/usr/bin/entrypoint.sh",
         'ENTRYPOINT ["/bin/bash"]',
         "USER hadoop",
         "LABEL music-streaming-kpis.emr-architecture=Z80",
@@ -61,8 +61,7 @@ def test_nothing_names_the_machine_it_was_built_on(built: Built) -> None:
     history = docker("history", "--no-trunc", built.name).stdout + docker("image", "inspect", built.name).stdout
     index = [value for name, value in pip_settings().items() if name.endswith("index-url")]
     assert [value for value in index if value in history] == []
-    look = "cat /etc/hostname /etc/resolv.conf; find /etc/apt -name '*.sources' -o -name '*.list' 2>/dev/null; :"
-    inside = docker("create", built.base, "bash", "-c", look).stdout.strip()
+    inside = docker("create", built.base).stdout.strip()
     try:
         with subprocess.Popen(["docker", "export", inside], stdout=subprocess.PIPE) as export:
             names = subprocess.run(["tar", "--list"], stdin=export.stdout, capture_output=True, text=True, check=True)

@@ -1,6 +1,7 @@
 """The main job in a container does what it does without; and whom it does not serve, it tells why."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -69,17 +70,22 @@ def test_a_wrong_setting_is_exit_code_2(run_job: RunJob, tiny_source: Path, tmp_
     assert "Traceback" not in done.output
 
 
-def test_input_without_anything_usable_is_exit_code_3(run_job: RunJob, tiny_source: Path, tmp_path: Path) -> None:
+def test_input_without_anything_usable_is_exit_code_3(run_job: RunJob, tmp_path: Path) -> None:
     (tmp_path / "input" / "streams").mkdir(parents=True)
     (tmp_path / "input" / "streams" / "a.csv").write_text("who,what\n1,2\n", "utf-8")
-    for dataset in ("songs", "users"):
-        (tmp_path / "input" / dataset).mkdir()
-        (file,) = (tiny_source / dataset).iterdir()
-        (tmp_path / "input" / dataset / file.name).write_bytes(file.read_bytes())
     done = run_job(str(tmp_path / "lake"), str(tmp_path / "input"))
     assert done.exit_code == 3, done.output
     (result,) = LakeContent(tmp_path / "lake").results()
     assert result["status"] == "nothing_usable"
+
+
+def test_input_that_may_not_be_read_is_told(run_job: RunJob, tiny_source: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_source, tmp_path / "input")
+    (tmp_path / "input").chmod(0o700)
+    done = run_job(str(tmp_path / "lake"), str(tmp_path / "input"))
+    assert done.exit_code == 1
+    assert f"error: {tmp_path}/input: can't be read: Permission denied" in done.output
+    assert "Traceback" not in done.output
 
 
 @pytest.mark.parametrize(
