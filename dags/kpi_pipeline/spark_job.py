@@ -156,10 +156,10 @@ def live_jobs(emr: Any, application_id: str, run_id: str) -> list[str]:
         for page in emr.get_paginator("list_job_runs").paginate(applicationId=application_id, states=states):
             found += [job for job in page["jobRuns"] if job.get("name") == name]
     found.sort(key=lambda job: str(job["createdAt"]), reverse=True)
-    for job in found:
-        if job["state"] == "CANCELLING":
-            wait_until_over(emr, application_id, job["id"])
-    return [job["id"] for job in found if job["state"] != "CANCELLING"]
+    ending = [job["id"] for job in found if job["state"] == "CANCELLING"]
+    for job_id in ending:
+        wait_until_over(emr, application_id, job_id)
+    return [job["id"] for job in found if job["id"] not in ending]
 
 
 def spark_run_of(job: Mapping[str, Any]) -> str:

@@ -15,14 +15,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.local.airflow_tools import AirflowVersion
+from tests.local.dynamodb_local import free_port
 from tests.local.processes import stop_group
 from tests.local.toolchain import BUILD, ROOT, is_made_from, mark_made_from
 
@@ -138,6 +141,44 @@ class Airflow:
                 text=True,
             )
 
+    @contextmanager
+    def scheduler(self, port_of_ui: int = 0) -> Iterator[subprocess.Popen[bytes]]:
+        """Run `airflow standalone` (scheduler, DAG processor, triggerer, web UI) as long as the block lasts."""
+        self.prepare()
+        port = str(port_of_ui or free_port())
+        env = self.environment() | {
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__PARALLELISM": "4",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+            "AIRFLOW__API__PORT": port,
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+        }
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [self.version.command, "standalone"],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            yield process
+        finally:
+            children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            stop_group(process)
+            for child in children:  # some have sessions of their own
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+
+    def knows_dag(self) -> bool:
+        """Whether the DAG was parsed into the database."""
+        with self._database() as database:
+            return database.execute("select 1 from dag where dag_id = ?", (DAG_ID,)).fetchone() is not None
+
     @property
     def log(self) -> Path:
         """Output of all runs by this Airflow."""
@@ -161,11 +202,21 @@ class Airflow:
 
     def last_run(self) -> DagRun | None:
         """Return the newest run, from the database."""
-        with closing(sqlite3.connect(f"file:{self.home / DATABASE}?mode=ro", uri=True)) as database:
+        with self._database() as database:
             row = database.execute("select run_id, state from dag_run order by id desc limit 1").fetchone()
             if row is None:
                 return None
             return DagRun(row[0], row[1], tuple(self._tasks(database, row[0])))
+
+    def state_of_last_run(self) -> str | None:
+        """Return the state of the newest run."""
+        run = self.last_run()
+        return None if run is None else run.state
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(f"file:{self.home / DATABASE}?mode=ro", uri=True, timeout=30)) as database:
+            yield database
 
     def _tasks(self, database: sqlite3.Connection, run_id: str) -> list[TaskRun]:
         rows = database.execute(

@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from tests.local.airflow_runs import DAG_ID, Airflow, DagRun
 from tests.local.airflow_tools import AIRFLOWS, NEWEST, get_airflow, installed
 from tests.local.emulated_aws import ROLE, EmulatedAws
 from tests.local.main_job import sample_data, say
-from tests.local.processes import StoppedBySignal, run_to_end, signals_raise, stop_group
+from tests.local.processes import StoppedBySignal, run_to_end, signals_raise
 from tests.local.toolchain import BUILD, ROOT, ToolchainError
 
 if TYPE_CHECKING:
@@ -26,7 +25,9 @@ if TYPE_CHECKING:
 
 FOLDER = BUILD / "dag"
 BUCKET = "music-streaming"
+IMAGE = "music-streaming-kpis:local"
 REASON_SHOWN = 160
+UI_PORT = 8080
 QUICK_SETTINGS = {"SCHEDULE": "manual", "WAIT_SECONDS": "10", "POLL_SECONDS": "1", "RETRIES": "1", "RETRY_SECONDS": "1"}
 
 
@@ -121,29 +122,10 @@ def new_airflow(aws: EmulatedAws, options: argparse.Namespace) -> Airflow:
 
 def serve(airflow: Airflow, aws: EmulatedAws) -> int:
     """Run `airflow standalone` until Ctrl-C."""
-    airflow.prepare()
-    env = airflow.environment() | {
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "AIRFLOW__API__PORT": "8080",
-        "AIRFLOW__API__HOST": "127.0.0.1",
-    }
-    say(f"Airflow comes up at http://localhost:8080 (no login): open {DAG_ID} and trigger it. Ctrl-C ends it.")
-    say(f"S3 and EMR Serverless are at {aws.url}, DynamoDB at {aws.dynamodb.url}; logs in {FOLDER}")
-    with (FOLDER / "standalone.log").open("wb") as log:
-        process = subprocess.Popen(
-            [airflow.version.command, "standalone"],
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            return process.wait()
-    finally:
-        stop_group(process)
+    say(f"Airflow comes up at http://localhost:{UI_PORT} (no login): open {DAG_ID} and trigger it. Ctrl-C ends it.")
+    say(f"S3 and EMR Serverless are at {aws.url}, DynamoDB at {aws.dynamodb.url}; logs are in {FOLDER}")
+    with airflow.scheduler(UI_PORT) as process, contextlib.suppress(KeyboardInterrupt):
+        return process.wait()
     return 128 + signal.SIGINT
 
 

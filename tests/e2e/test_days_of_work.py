@@ -1,0 +1,177 @@
+"""The life of a pipeline, run by run: each test goes on with what the one before it left."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.e2e.conftest import Source
+from tests.e2e.pipeline import Mailbox, Pipeline, differences
+from tests.local.airflow_runs import kill_group
+from tests.local.dynamodb_proxy import FaultyDynamoDB, TokenBucket
+from tests.local.emulated_aws import EmulatedAws
+from tests.local.http_proxy import HttpProxy
+
+CORRECTED = 20
+DAY_TASKS = (
+    "wait_for_streams",
+    "claim_files",
+    "validate_inputs",
+    "run_spark_app",
+    "prepare_delivery",
+    "write_to_dynamodb",
+    "verify_dynamodb",
+    "mark_as_processed",
+    "archive_files",
+    "clean_up",
+)
+
+
+@pytest.fixture(scope="module")
+def pipeline(aws: EmulatedAws, mailbox: Mailbox, source: Source, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    made = Pipeline(aws, mailbox, tmp_path_factory.mktemp("days"), "days")
+    made.put_folder(source.folder)
+    made.put("streams/corrected.csv", source.listens(CORRECTED, 910_000))
+    made.put("streams/broken.csv", [("?", "?", "never")] * 12)
+    return made
+
+
+@pytest.fixture(scope="module")
+def before() -> dict[str, int]:
+    """Listens of each day after the test before."""
+    return {}
+
+
+@pytest.mark.quick
+def test_first_run(pipeline: Pipeline, mailbox: Mailbox, source: Source, before: dict[str, int]) -> None:
+    good = {f"streams/{path.name}" for path in (source.folder / "streams").iterdir()} | {"streams/corrected.csv"}
+    mailbox.take()
+    run = pipeline.run()
+    assert run.state == "success", run.log[-4000:]
+    assert {task: run.states()[task] for task in DAY_TASKS} == dict.fromkeys(DAY_TASKS, "success")
+    assert run.states()["mark_failed"] == "skipped"
+
+    assert differences(pipeline) == []
+    assert pipeline.jobs() == ["SUCCESS"]
+    ledger = pipeline.ledger()
+    rejected = {name for name, entry in ledger.items() if entry.status == "rejected"}
+    assert "streams/broken.csv" in rejected
+    assert {name for name, entry in ledger.items() if entry.status == "success"} >= good - rejected
+    assert ledger["streams/corrected.csv"].rows == CORRECTED
+    archived = {f"streams/{key.split('/', 2)[2]}" for key in pipeline.keys("archive")}
+    assert archived == good - rejected
+    assert pipeline.keys("raw/streams") == []
+    assert pipeline.keys("raw/songs"), "reference data stays"
+    assert pipeline.keys("intermediate") == []
+    before.update(pipeline.listens())
+
+
+@pytest.mark.quick
+def test_a_bad_file_among_good_ones_is_set_aside_with_its_reason(pipeline: Pipeline, mailbox: Mailbox) -> None:
+    (key,) = [key for key in pipeline.keys("rejected") if key.endswith("/broken.csv")]
+    reason = json.loads(pipeline.read(f"rejected/{key}.reason.json"))
+    assert reason["name"] == "streams/broken.csv"
+    assert reason["reason"].startswith("too_many_quarantined")
+    assert reason["samples"]
+    ((subject, text),) = mailbox.take()
+    assert "rejected" in subject
+    assert "streams/broken.csv: too_many_quarantined" in text
+
+
+def test_nothing_new_is_skipped(pipeline: Pipeline, mailbox: Mailbox, before: dict[str, int]) -> None:
+    run = pipeline.run()
+    assert run.state == "success", run.log[-4000:]
+    states = run.states()
+    assert states["claim_files"] == "skipped"
+    assert {states[task] for task in DAY_TASKS[2:]} == {"skipped"}
+    assert pipeline.jobs() == ["SUCCESS"]
+    assert pipeline.listens() == before
+    assert mailbox.take() == []
+
+
+def test_a_late_file_and_a_corrected_one(pipeline: Pipeline, source: Source, before: dict[str, int]) -> None:
+    old = source.listens(CORRECTED, 910_000)
+    pipeline.put("streams/corrected.csv", [*old[:12], *source.listens(3, 930_000)])
+    pipeline.put("streams/late.csv", source.listens(15, 950_000))
+    run = pipeline.run()
+    assert run.state == "success", run.log[-4000:]
+    now = pipeline.listens()
+    assert now == {**before, source.day: before[source.day] - 8 + 3 + 15}
+    assert differences(pipeline) == []
+    corrected = [key for key in pipeline.keys("archive") if "/corrected" in key]
+    assert len(corrected) == 2, "both contents are kept"
+    before.update(now)
+
+
+def test_a_failing_job_is_told_and_its_files_stay(
+    pipeline: Pipeline, mailbox: Mailbox, source: Source, before: dict[str, int], aws: EmulatedAws
+) -> None:
+    for number in range(6):
+        pipeline.put(f"streams/next-{number}.csv", source.listens(5, 970_000 + 10 * number))
+    topic = aws.client("sns").create_topic(Name="alerts")["TopicArn"]
+    queue = aws.client("sqs").create_queue(QueueName="alerts")["QueueUrl"]
+    arn = aws.client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    aws.client("sns").subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
+    # Somebody else holds the lake's lock: a real failure of the job, with a reason of the application's own.
+    lock = {"holder": "x", "run_id": "another-run", "pid": 1, "host": "elsewhere", "lease_seconds": 3600}
+    aws.client("s3").put_object(Bucket=pipeline.bucket, Key="lake/ops/lake.lock", Body=json.dumps(lock).encode())
+    run = pipeline.run({"job_settings": {"lock_wait_seconds": "1"}, "alert_topic_arn": topic})
+    aws.client("s3").delete_object(Bucket=pipeline.bucket, Key="lake/ops/lake.lock")
+
+    assert run.state == "failed"
+    assert run.states()["run_spark_app"] == "failed"
+    assert run.states()["mark_failed"] == "success"
+    assert pipeline.jobs()[-2:] == ["FAILED", "FAILED"], "it was tried again, as a job of its own"
+    assert pipeline.keys("raw/streams") == [f"next-{number}.csv" for number in range(6)]
+    ledger = pipeline.ledger()
+    assert {ledger[f"streams/next-{number}.csv"].status for number in range(6)} == {"failed"}
+    assert {ledger[f"streams/next-{number}.csv"].attempts for number in range(6)} == {1}
+    ((subject, text),) = mailbox.take()
+    assert "failed: run_spark_app" in subject
+    assert "streams/next-3.csv" in text
+    assert "in use by run another-run" in text, "the reason"
+    assert f"logs/emr/applications/{pipeline.application}/jobs/" in text
+    assert "in use by run another-run" in run.log, "and in the task's log"
+    (message,) = aws.client("sqs").receive_message(QueueUrl=queue, WaitTimeSeconds=2)["Messages"]
+    assert "streams/next-3.csv" in json.loads(message["Body"])["Message"]
+    assert pipeline.listens() == before
+
+
+def test_the_next_run_takes_them_through_throttling_and_dies_while_it_archives(
+    pipeline: Pipeline, mailbox: Mailbox, source: Source, before: dict[str, int], aws: EmulatedAws
+) -> None:
+    throttled = FaultyDynamoDB(aws.dynamodb.url, TokenBucket(items_a_second=150, burst=10))
+    airflow = pipeline.airflow()
+    deleted: list[str] = []
+
+    def die_at_the_third(method: str, path: str) -> None:
+        if method == "DELETE" and "/raw/streams/" in path:
+            deleted.append(path)
+            if len(deleted) == 3:
+                kill_group(process)
+
+    with throttled, HttpProxy(aws.url, die_at_the_third) as s3:
+        endpoints = {"AWS_ENDPOINT_URL_S3": s3.url, "AWS_ENDPOINT_URL_DYNAMODB": throttled.url}
+        airflow = pipeline.airflow(endpoints)
+        process = airflow.start_run()
+        process.wait(600)
+    assert len(deleted) >= 3, airflow.log.read_text()[-4000:]
+    assert throttled.count("BatchWriteItem") > 1
+    assert pipeline.jobs()[-1] == "SUCCESS"
+    now = pipeline.listens()
+    assert now == {**before, source.day: before[source.day] + 30}
+    left = pipeline.keys("raw/streams")
+    assert left, "it died in the middle"
+    before.update(now)
+
+    jobs = pipeline.jobs()
+    run = pipeline.run()
+    assert run.state == "success", run.log[-4000:]
+    assert run.states()["run_spark_app"] == "skipped"
+    assert pipeline.jobs() == jobs, "no job is paid for"
+    assert pipeline.keys("raw/streams") == []
+    names = [key.rpartition("/")[2] for key in pipeline.keys("archive")]
+    assert sorted(name for name in names if name.startswith("next-")) == [f"next-{number}.csv" for number in range(6)]
+    assert differences(pipeline) == []
+    assert mailbox.take() == []

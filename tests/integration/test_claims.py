@@ -1,0 +1,167 @@
+"""The ledger of submitted files on DynamoDB Local, and what a run claims by it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from mypy_boto3_dynamodb import DynamoDBClient
+
+from kpi_pipeline.arrivals import SourceFile, claim_arrivals
+from kpi_pipeline.buckets import StoredObject
+from kpi_pipeline.claims import FAILED, PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry, Liveness
+from kpi_pipeline.pipeline_settings import PipelineSettings, load_pipeline_settings
+from kpi_pipeline.run_outcome import mark_failed, mark_processed
+from kpi_pipeline.settings import load_settings
+
+pytestmark = pytest.mark.integration
+
+ALIVE = Liveness(lambda _: "running", 24)
+DEAD = Liveness(lambda _: "failed", 24)
+
+
+@pytest.fixture
+def ledger(dynamodb: DynamoDBClient, table_prefix: str) -> ClaimLedger:
+    made = ClaimLedger(load_settings(prefix=table_prefix), dynamodb)
+    assert made.ensure_table()
+    assert not made.ensure_table()
+    return made
+
+
+@pytest.fixture
+def settings() -> PipelineSettings:
+    needed = {"bucket_name": "b-1", "emr_application_id": "a", "execution_role_arn": "arn:aws:iam::123456789012:role/x"}
+    return load_pipeline_settings(needed.get)
+
+
+def source(name: str, etag: str = "e1", size: int = 10, minute: int = 0) -> SourceFile:
+    stored = StoredObject(name, "b-1", f"raw/{name}", size, etag, datetime(2024, 6, 25, 12, minute, tzinfo=UTC))
+    return SourceFile(name.split("/", maxsplit=1)[0], name, stored)
+
+
+def manifest(*files: SourceFile) -> list[dict[str, Any]]:
+    return [file.to_json() for file in files]
+
+
+def names(files: list[SourceFile]) -> list[str]:
+    return [file.name for file in files]
+
+
+A, B, SONGS = source("streams/a.csv"), source("streams/b.csv", minute=1), source("songs/s.csv")
+
+
+def accepted(file: SourceFile, rows: int = 5) -> dict[str, Any]:
+    return {"name": file.name, "outcome": "accepted", "reason": None, "message": None, "rows": rows}
+
+
+def test_a_file_is_claimed_by_one_run_only(ledger: ClaimLedger, settings: PipelineSettings) -> None:
+    assert names(claim_arrivals([A, B], ledger, "one", settings, ALIVE).claimed) == ["streams/a.csv", "streams/b.csv"]
+    other = claim_arrivals([A, B], ledger, "two", settings, ALIVE)
+    assert (other.claimed, len(other.held)) == ([], 2)
+    again = claim_arrivals([A, B], ledger, "one", settings, ALIVE)
+    assert len(again.claimed) == 2, "the run itself keeps its claims when its task is tried again"
+
+
+def test_of_two_at_the_same_moment_one_gets_it(ledger: ClaimLedger) -> None:
+    first = Entry("streams/a.csv", PROCESSING, "e1", 10, "one")
+    assert ledger.claim(first, None)
+    assert not ledger.claim(replace(first, run_id="two"), None), "it has read that there is no entry yet"
+    (held,) = ledger.read(["streams/a.csv"]).values()
+    assert held.run_id == "one"
+
+
+def test_the_claim_of_a_dead_run_is_given_up(ledger: ClaimLedger, settings: PipelineSettings) -> None:
+    claim_arrivals([A], ledger, "one", settings, ALIVE)
+    assert names(claim_arrivals([A], ledger, "two", settings, DEAD).claimed) == ["streams/a.csv"]
+    outcome = mark_processed(ledger, "one", manifest(A), {"files": [accepted(A)]})
+    assert outcome.not_ours == ["streams/a.csv"], "the dead one awakes and is refused"
+    assert ledger.read([A.name])[A.name].status == PROCESSING
+
+
+@pytest.mark.parametrize(("hours", "given_up"), [(24, 0), (0.000001, 1)])
+def test_the_claim_of_an_unknown_run_is_given_up_when_it_is_old(
+    ledger: ClaimLedger, settings: PipelineSettings, hours: float, given_up: int
+) -> None:
+    claim_arrivals([A], ledger, "another Airflow's", settings, ALIVE)
+    entry = ledger.read([A.name])[A.name]
+    ledger.settle(entry, PROCESSING)
+    import time
+
+    time.sleep(1.1)
+    found = claim_arrivals([A], ledger, "two", settings, Liveness(lambda _: None, hours))
+    assert len(found.claimed) == given_up
+
+
+def test_what_is_done_is_claimed_again_only_with_other_content(ledger: ClaimLedger, settings: PipelineSettings) -> None:
+    claim_arrivals([A, B, SONGS], ledger, "one", settings, ALIVE)
+    rejected = {"name": B.name, "outcome": "rejected", "reason": "empty_file", "message": "the file is empty"}
+    result = {"files": [accepted(A, 7), rejected, accepted(SONGS)]}
+    outcome = mark_processed(ledger, "one", manifest(A, B, SONGS), result)
+    assert outcome.succeeded == [A.name, SONGS.name]
+    assert outcome.rejected == {B.name: "empty_file: the file is empty"}
+    assert mark_processed(ledger, "one", manifest(A, B, SONGS), result) == outcome, "again: the same"
+
+    found = claim_arrivals([A, B, SONGS], ledger, "two", settings, ALIVE)
+    assert (found.claimed, names(found.leftovers), names(found.known_reference)) == (
+        [],
+        [A.name, B.name],
+        [SONGS.name],
+    )
+    corrected = [source(A.name, "e2"), source(B.name, "e2")]
+    assert len(claim_arrivals(corrected, ledger, "two", settings, ALIVE).claimed) == 2
+
+
+def test_files_that_the_job_passed_over_are_not_taken_for_successes(
+    ledger: ClaimLedger, settings: PipelineSettings
+) -> None:
+    files = [source(f"streams/{number}.csv") for number in range(4)]
+    claim_arrivals(files, ledger, "one", settings, ALIVE)
+    passed = [
+        {"name": files[1].name, "outcome": "rejected_before", "reason": "not_utf8", "message": "byte 0xff"},
+        {"name": files[2].name, "outcome": "deferred", "reason": None, "message": None},
+        {"name": files[3].name, "outcome": "superseded", "reason": None, "message": None},
+    ]
+    mark_processed(ledger, "one", manifest(*files), {"files": [], "passed_over": passed})
+    entries = ledger.read(file.name for file in files)
+    assert [entries[file.name].status for file in files] == [SUCCESS, REJECTED, FAILED, SUCCESS]
+    assert entries[files[0].name].reason == "already staged"
+
+
+def test_a_file_is_set_aside_after_three_failed_jobs(ledger: ClaimLedger, settings: PipelineSettings) -> None:
+    for number in range(1, 4):
+        claim_arrivals([A], ledger, f"run-{number}", settings, DEAD)
+        outcome = mark_failed(ledger, f"run-{number}", manifest(A), None, "out of memory", 3)
+        again = mark_failed(ledger, f"run-{number}", manifest(A), None, "out of memory", 3)
+        assert again == outcome, "marked twice counts once"
+        entry = ledger.read([A.name])[A.name]
+        assert (entry.attempts, entry.status) == (number, REJECTED if number == 3 else FAILED)
+    assert "too_many_failures: set aside after 3 failed jobs; the last one: out of memory" in entry.reason
+    assert claim_arrivals([A], ledger, "run-4", settings, DEAD).claimed == []
+    assert len(claim_arrivals([source(A.name, "e2")], ledger, "run-4", settings, DEAD).claimed) == 1
+
+
+def test_what_was_not_the_jobs_fault_does_not_count(ledger: ClaimLedger, settings: PipelineSettings) -> None:
+    for number in range(5):
+        claim_arrivals([A], ledger, f"run-{number}", settings, DEAD)
+        mark_failed(ledger, f"run-{number}", manifest(A), None, "DynamoDB is away", None)
+    entry = ledger.read([A.name])[A.name]
+    assert (entry.attempts, entry.status) == (0, FAILED)
+
+
+def test_a_run_takes_the_oldest_up_to_its_limits(ledger: ClaimLedger, settings: PipelineSettings) -> None:
+    files = [source(f"streams/{number:03d}.csv", size=100, minute=number % 60) for number in range(5)]
+    limited = settings.model_copy(update={"max_files": 2})
+    found = claim_arrivals(files, ledger, "one", limited, ALIVE)
+    assert (names(found.claimed), found.waiting) == (["streams/000.csv", "streams/001.csv"], 3)
+    limited = settings.model_copy(update={"max_bytes": 250})
+    found = claim_arrivals(files[2:], ledger, "two", limited, ALIVE)
+    assert len(found.claimed) == 2
+
+
+def test_hundreds_of_entries_are_read(ledger: ClaimLedger, settings: PipelineSettings) -> None:
+    files = [source(f"streams/{number:03d}.csv") for number in range(230)]
+    assert len(claim_arrivals(files, ledger, "one", settings, ALIVE).claimed) == 230
+    assert len(ledger.read(file.name for file in files)) == 230
+    assert len(ledger.with_status(PROCESSING)) == 230
