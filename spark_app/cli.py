@@ -8,12 +8,16 @@ import re
 import secrets
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from spark_app import __version__, commands
@@ -177,7 +181,19 @@ def _complain(error: AppError) -> int:
 
 
 def _stop(*_: Any) -> None:
+    """End what is going on. Spark's jobs are cancelled, as threads that wait for them would hold up the end."""
+    context = SparkContext._active_spark_context  # noqa: SLF001 (the session may not be known to this thread)
+    if context is not None:
+        threading.Thread(target=_cancel_jobs, args=(context,), daemon=True).start()
     raise KeyboardInterrupt
+
+
+def _cancel_jobs(context: SparkContext) -> None:
+    """Cancel what runs, and what threads go on to start, until Spark has stopped."""
+    with suppress(Exception):
+        while True:
+            context.cancelAllJobs()
+            time.sleep(0.2)
 
 
 def _parser() -> argparse.ArgumentParser:

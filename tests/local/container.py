@@ -74,7 +74,8 @@ class Job:
         with lake_of_the_container(self.image, self.lake):
             try:
                 return run_to_end(self.command(os.environ), os.environ)
-            finally:
+            finally:  # only where this process was stopped does it still run; it gets the time that EMR gives
+                docker("stop", "--time", STOP_SECONDS, self.name, check=False)
                 docker("rm", "--force", self.name, check=False)
 
 
