@@ -191,6 +191,14 @@ def run_state(context: Any) -> Callable[[str], str | None]:
     return state
 
 
+def claimed_run(ti: Any) -> Any:
+    """Return what claim_files returned; the task is skipped when there was nothing to do."""
+    run = ti.xcom_pull(task_ids="claim_files")
+    if run is None:
+        raise AirflowSkipException("nothing to do")
+    return run
+
+
 def spark_run_id_of(ti: Any) -> str | None:
     """Return the application's run id, or None where no job ran."""
     job = ti.xcom_pull(task_ids="run_spark_app", key=JOB_KEY)
@@ -257,64 +265,61 @@ with DAG(
 
     @task
     @telling
-    def validate_inputs(run: Any) -> None:
+    def validate_inputs(ti: Any = None) -> None:
         """Check reference files and headers; skip the Spark job when it would have nothing to do."""
         from kpi_pipeline import steps
 
-        if not steps.validate_inputs(run, smtp_server()):
+        if not steps.validate_inputs(claimed_run(ti), smtp_server()):
             raise AirflowSkipException("no Spark job is needed")
 
     @task(trigger_rule="none_failed")
     @telling
-    def prepare_delivery(run: Any = None) -> Any:
+    def prepare_delivery(ti: Any = None) -> Any:
         """Check the newest undelivered export and list its parts."""
         from kpi_pipeline import steps
 
-        if run is None:
-            raise AirflowSkipException("nothing to do")
-        return steps.prepare_delivery(run)
+        return steps.prepare_delivery(claimed_run(ti))
 
     @task(max_active_tis_per_dagrun=4, doc_md="Make DynamoDB's items of a part's days equal to the export's.")
     @telling
-    def write_to_dynamodb(part: Any, run: Any) -> Any:
+    def write_to_dynamodb(part: Any, ti: Any = None) -> Any:
         """Make DynamoDB's items of a part's days equal to the export's."""
         from kpi_pipeline import steps
 
-        return steps.write_part(run, part)
+        return steps.write_part(claimed_run(ti), part)
 
     @task
     @telling
-    def verify_dynamodb(run: Any, written: Any) -> Any:
+    def verify_dynamodb(written: Any, ti: Any = None) -> Any:
         """Read everything back, mark the days complete, write the receipt."""
         from kpi_pipeline import steps
 
-        return steps.verify_delivery(run, written)
+        return steps.verify_delivery(claimed_run(ti), written)
 
     @task(trigger_rule="none_failed")
     @telling
-    def mark_as_processed(run: Any = None, ti: Any = None) -> Any:
+    def mark_as_processed(ti: Any = None) -> Any:
         """Write into ProcessedStreams what became of each file."""
         from kpi_pipeline import steps
 
-        if run is None:
-            raise AirflowSkipException("nothing to do")
-        return steps.mark_as_processed(run, spark_run_id_of(ti), smtp_server())
+        return steps.mark_as_processed(claimed_run(ti), spark_run_id_of(ti), smtp_server())
 
     @task
     @telling
-    def archive_files(run: Any, ti: Any = None) -> Any:
+    def archive_files(ti: Any = None) -> Any:
         """Copy, check, then delete what is done."""
         from kpi_pipeline import steps
 
-        return steps.archive_files(run, spark_run_id_of(ti))
+        return steps.archive_files(claimed_run(ti), spark_run_id_of(ti))
 
-    @task
+    # A leaf beside mark_failed: so the run is failed, not saved, when something has failed.
+    @task(on_failure_callback=alert_of_task)
     @telling
-    def clean_up(run: Any) -> Any:
+    def clean_up(ti: Any = None) -> Any:
         """Delete intermediate files."""
         from kpi_pipeline import steps
 
-        return steps.clean_up(run)
+        return steps.clean_up(claimed_run(ti))
 
     @task(trigger_rule="one_failed", on_failure_callback=alert_of_task)
     def mark_failed(params: Any = None, run_id: Any = None, ti: Any = None) -> Any:
@@ -340,11 +345,10 @@ with DAG(
             return value
         return next((one for one in value if one), None)
 
-    run = claim_files()
     run_spark_app = SparkJobOperator(
         task_id="run_spark_app",
         doc_md="Starts the Spark application on EMR Serverless, or adopts this run's job that is alive.",
-        run=run,
+        claim_task="claim_files",
         application_id="{{ setting('emr_application_id', params) }}",
         execution_role_arn="{{ setting('execution_role_arn', params) }}",
         aws_conn_id=AWS_CONN_ID,
@@ -352,12 +356,9 @@ with DAG(
         deferrable=DEFERRABLE,
         execution_timeout=None,
     )
-    parts = prepare_delivery(run)
-    written = write_to_dynamodb.partial(run=run).expand(part=parts)
-    verified = verify_dynamodb(run, written)
-    marked = mark_as_processed(run)
-    archived = archive_files(run)
+    parts = prepare_delivery()
+    archived = archive_files()
 
-    wait_for_streams >> run >> validate_inputs(run) >> run_spark_app >> parts
-    verified >> marked >> archived >> clean_up(run)
-    [*dag.tasks] >> mark_failed()
+    wait_for_streams >> claim_files() >> validate_inputs() >> run_spark_app >> parts
+    verify_dynamodb(write_to_dynamodb.expand(part=parts)) >> mark_as_processed() >> archived
+    archived >> [clean_up(), mark_failed()]

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from airflow.providers.amazon.aws.operators.emr import EmrServerlessStartJobOperator
@@ -30,22 +29,20 @@ MARGIN_MINUTES = 30  # for the application's start and EMR's own queue, beside t
 
 
 class SparkJobOperator(EmrServerlessStartJobOperator):
-    """Runs the Spark application for the run that `claim_files` returned; returns the id of the EMR job."""
+    """Runs the Spark application for the run that the task `claim_task` returned; returns the id of the EMR job."""
 
-    template_fields: Sequence[str] = (*EmrServerlessStartJobOperator.template_fields, "run")
-
-    def __init__(self, *, run: Any, poll_seconds: int = 30, **kwargs: Any) -> None:
-        """Take the run (usually an XCom); `application_id` and `execution_role_arn` are templates of settings."""
+    def __init__(self, *, claim_task: str, poll_seconds: int = 30, **kwargs: Any) -> None:
+        """Take `application_id` and `execution_role_arn` as templates of settings; all else is in the run."""
         super().__init__(job_driver={}, waiter_delay=poll_seconds, waiter_max_attempts=1, **kwargs)
-        self.run = run
+        self.claim_task = claim_task
         self.poll_seconds = poll_seconds
 
     def execute(self, context: Any, event: dict[str, Any] | None = None) -> str | None:  # noqa: ARG002
         """Adopt the run's live job or start one, then wait for its end."""
         from kpi_pipeline.steps import settings_of
 
-        settings = settings_of(self.run)
-        run_id = self.run["run_id"]
+        run = context["ti"].xcom_pull(task_ids=self.claim_task)
+        settings, run_id = settings_of(run), run["run_id"]
         self.waiter_max_attempts = self._attempts(settings)
         live = spark_job.live_jobs(self.hook.conn, self.application_id, run_id)
         if live:
@@ -54,7 +51,7 @@ class SparkJobOperator(EmrServerlessStartJobOperator):
             job = spark_job.get_job(self.hook.conn, self.application_id, self.job_id)
             spark_run_id = spark_job.spark_run_of(job)
         else:
-            request = spark_job.job_request(settings, run_id, context["ti"].try_number, self.run["manifest"])
+            request = spark_job.job_request(settings, run_id, context["ti"].try_number, run["manifest"])
             self.name, self.job_driver = request.name, request.job_driver
             self.config = {**request.config, **self.config}
             self.configuration_overrides = request.configuration_overrides
@@ -77,7 +74,7 @@ class SparkJobOperator(EmrServerlessStartJobOperator):
         from kpi_pipeline.run_outcome import read_result
         from kpi_pipeline.steps import settings_of
 
-        settings = settings_of(self.run)
+        settings = settings_of(context["ti"].xcom_pull(task_ids=self.claim_task))
         emr, job_id = self.hook.conn, told["job_id"]
         self.job_id = job_id
         job = spark_job.get_job(emr, self.application_id, job_id)

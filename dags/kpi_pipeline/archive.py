@@ -22,6 +22,7 @@ from kpi_pipeline.pipeline_settings import PipelineSettings
 
 AT_ONCE = 8
 REASON_SUFFIX = ".reason.json"
+SOURCE_NAME = "source-name"
 
 
 @dataclass
@@ -63,8 +64,8 @@ def move_done(
         entry = entries.get(file.name)
         if entry is None or entry.etag != file.stored.etag or entry.status not in statuses:
             return
-        if entry.status == SUCCESS and file.dataset != STREAMS:
-            return  # reference data stays
+        if entry.waits_for_songs or (entry.status == SUCCESS and file.dataset != STREAMS):
+            return  # it stays until songs come; reference data stays
         try:
             if entry.status == REJECTED:
                 moved.rejected[file.name] = _set_aside(buckets, settings, file, entry, (details or {}).get(file.name))
@@ -134,7 +135,7 @@ def _place(buckets: Buckets, folder: str, file: SourceFile, processed_on: str) -
 def _notes(file: SourceFile, entry: Entry) -> dict[str, str]:
     """What a lost lake would need to take the file in again in the right order."""
     return {
-        "source-name": file.name,
+        SOURCE_NAME: file.name,
         "source-modified-at": file.stored.modified_at.isoformat(),
         "run-id": entry.run_id,
     }

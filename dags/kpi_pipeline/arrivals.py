@@ -96,7 +96,8 @@ def claim_arrivals(
     taken_bytes = 0
     for file in files:
         entry = entries.get(file.name)
-        if entry is not None and entry.etag == file.stored.etag and entry.status in (SUCCESS, REJECTED):
+        songs_came = any(claimed.dataset == "songs" for claimed in found.claimed)
+        if entry is not None and _is_done(entry, file) and not (songs_came and entry.waits_for_songs):
             _note_done(found, file, entry)
             continue
         if entry is not None and entry.status == PROCESSING and entry.run_id != run_id:
@@ -120,7 +121,13 @@ def claim_arrivals(
     return found
 
 
+def _is_done(entry: Entry, file: SourceFile) -> bool:
+    return entry.etag == file.stored.etag and entry.status in (SUCCESS, REJECTED)
+
+
 def _note_done(found: Arrivals, file: SourceFile, entry: Entry) -> None:
+    if entry.waits_for_songs:
+        return
     if file.dataset != STREAMS:
         if entry.status == SUCCESS:
             found.known_reference.append(file)

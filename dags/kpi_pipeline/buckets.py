@@ -107,6 +107,12 @@ class Buckets:
                     raise PipelineError(f"s3://{bucket}/{failed.get('Key')}: not deleted: {failed.get('Message')}")
         return len(keys)
 
+    def delete_object(self, uri: str) -> None:
+        """Delete one object of our own, whatever is in it."""
+        bucket, key = split(uri)
+        with plain_aws_errors(uri):
+            self._client.delete_object(Bucket=bucket, Key=key)
+
     def copy(self, source: StoredObject, uri: str, notes: Mapping[str, str]) -> None:
         """Copy exactly the version of the source that was listed, and check the copy.
 

@@ -33,6 +33,8 @@ REJECTED = "rejected"
 MAX_GET_KEYS = 100
 GET_TRIES = 15
 MAX_REASON = 2000
+# The application tries such a file again by itself when songs come, so it stays in the source for that.
+UNTIL_SONGS_COME = "too_many_waiting"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Entry:
     rows: int | None = None
     reason: str = ""
     attempts: int = 0
+
+    @property
+    def waits_for_songs(self) -> bool:
+        """Whether it was rejected only because its songs have not come yet."""
+        return self.status == REJECTED and self.reason.startswith(UNTIL_SONGS_COME)
 
 
 class ClaimLedger:

@@ -1,4 +1,4 @@
-"""Command line: `python -m kpi_pipeline deliver | read`.
+"""Command line: `python -m kpi_pipeline deliver | read | files`.
 
 Exit codes: 0 done (also: superseded, or nothing to deliver), 2 usage or settings, 1 anything else.
 """
@@ -15,11 +15,14 @@ from dataclasses import asdict
 from typing import Any, NoReturn
 
 from kpi_pipeline.aws import dynamodb_client, plain_aws_errors
+from kpi_pipeline.buckets import Buckets
+from kpi_pipeline.claims import ClaimLedger
 from kpi_pipeline.delivery import LATEST, Outcome, deliver
 from kpi_pipeline.errors import PipelineError, UsageError
 from kpi_pipeline.lake import open_lake
 from kpi_pipeline.log import set_up_logging, warn
 from kpi_pipeline.reading import Day, read_day
+from kpi_pipeline.release import release
 from kpi_pipeline.settings import load_settings
 
 WIDEST_CELL = 40
@@ -76,7 +79,23 @@ def _parser() -> argparse.ArgumentParser:
     reading.add_argument("--table", action="append", default=[], metavar="NAME", help="default: all KPI tables")
     reading.add_argument("--limit", type=int, metavar="N", help="print at most so many items a table")
     reading.set_defaults(command=_read)
+    _add_files(commands, common)
     return parser
+
+
+def _add_files(commands: Any, common: argparse.ArgumentParser) -> None:
+    files = commands.add_parser("files", help="the ledger of submitted files, ProcessedStreams")
+    actions = files.add_subparsers(required=True, metavar="ACTION")
+    listing = actions.add_parser("list", parents=[common], help="print all entries, or those in one state")
+    listing.add_argument("--status", choices=["processing", "success", "failed", "rejected"])
+    listing.set_defaults(command=_list_files)
+    releasing = actions.add_parser(
+        "release", parents=[common], help="bring rejected files back to the source, so that the next run takes them"
+    )
+    releasing.add_argument("names", nargs="+", metavar="NAME", help="such as streams/streams1.csv")
+    releasing.add_argument("--source", required=True, metavar="URI", help="s3://bucket/raw")
+    releasing.add_argument("--rejected", required=True, metavar="URI", help="s3://bucket/rejected")
+    releasing.set_defaults(command=_release_files)
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -138,6 +157,19 @@ def _read(options: argparse.Namespace) -> None:
     for name, items in day.tables.items():
         print(f"\n{name}: {len(items)} items")
         print("\n".join(_table(items)))
+
+
+def _list_files(options: argparse.Namespace) -> None:
+    statuses = [options.status] if options.status else []
+    ledger = ClaimLedger(load_settings(prefix=options.table_prefix), dynamodb_client(options.endpoint_url))
+    rows = [asdict(entry) for entry in ledger.with_status(*statuses)]
+    print(json.dumps(rows, ensure_ascii=False) if options.json else "\n".join(_table(rows)) if rows else "none")
+
+
+def _release_files(options: argparse.Namespace) -> None:
+    ledger = ClaimLedger(load_settings(prefix=options.table_prefix), dynamodb_client(options.endpoint_url))
+    for name in options.names:
+        print(f"{name}: {release(Buckets(), ledger, options.source, options.rejected, name)}")
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:

@@ -135,11 +135,18 @@ def test_every_task_has_owner_retries_and_documentation(dag: dict[str, Any]) -> 
         assert task["doc"], name
 
 
-def test_any_failure_is_alerted(dag: dict[str, Any]) -> None:
-    alarm = dag["tasks"]["mark_failed"]
-    assert alarm["trigger_rule"] == "one_failed"
-    assert set(alarm["upstream"]) == set(dag["tasks"]) - {"mark_failed"}
-    assert alarm["callback"], "nobody hears of it when the alert itself fails"
+def test_any_failure_is_alerted_and_fails_the_run(dag: dict[str, Any]) -> None:
+    tasks = dag["tasks"]
+    assert tasks["mark_failed"]["trigger_rule"] == "one_failed"
+    assert tasks["mark_failed"]["callback"], "nobody hears of it when the alert itself fails"
+    heard, new = set(), {"mark_failed"}
+    while new:
+        heard |= new
+        new = {upstream for task in new for upstream in tasks[task]["upstream"]} - heard
+    unheard = set(tasks) - heard
+    assert all(tasks[task]["callback"] for task in unheard), unheard
+    leaves = {task for task in tasks if not tasks[task]["downstream"]} - {"mark_failed"}
+    assert leaves, "with mark_failed as its only end a failed run would count as a success"
 
 
 def test_has_the_tasks_in_their_order(dag: dict[str, Any]) -> None:

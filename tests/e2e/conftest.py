@@ -15,6 +15,7 @@ from tests.local.emulated_aws import EmulatedAws
 from tests.local.main_job import sample_data
 from tests.local.toolchain import ROOT
 
+TRACKS = 40
 REAL_DATA = ROOT.parent / "shared" / "data" / "raw"
 
 
@@ -27,9 +28,13 @@ class Source:
     tracks: tuple[str, ...]
 
     def listens(self, count: int, first_user: int) -> list[tuple[object, ...]]:
-        """Listens on that day that no file has."""
+        """Listens on that day that no file has: of many genres and hours, so that many items change."""
         return [
-            (first_user + number, self.tracks[number % len(self.tracks)], f"{self.day} 07:{number % 60:02d}:30")
+            (
+                first_user + number,
+                self.tracks[number % len(self.tracks)],
+                f"{self.day} {number % 24:02d}:{number % 60:02d}:30",
+            )
             for number in range(count)
         ]
 
@@ -39,11 +44,11 @@ def source() -> Source:
     """The real data where they are, else the sample."""
     folder = REAL_DATA if REAL_DATA.is_dir() else sample_data()
     with min((folder / "songs").glob("*.csv")).open(encoding="utf-8", newline="") as songs:
-        tracks = tuple(dict.fromkeys(row["track_id"] for _, row in zip(range(20), csv.DictReader(songs), strict=False)))
+        known = list(dict.fromkeys(row["track_id"] for row in csv.DictReader(songs)))
     streams = min(path for path in (folder / "streams").glob("*.csv"))
     with streams.open(encoding="utf-8", newline="") as listens:
         day = next(csv.DictReader(listens))["listen_time"][:10]
-    return Source(folder, day, tracks)
+    return Source(folder, day, tuple(known[:: max(1, len(known) // TRACKS)]))
 
 
 @pytest.fixture(scope="session")

@@ -182,7 +182,8 @@ class Pipeline:
             for number, path in enumerate(sorted(files)):
                 local = Path(folder) / f"{number}.parquet"
                 local.write_bytes(self.read(f"lake/{table}/{path}"))
-                found = database.sql(f"from read_parquet('{local}')")
+                there = database.sql(f"from read_parquet('{local}')")
+                found = there.project(", ".join(map(_utc, there.columns, map(str, there.types))))
                 partition = dict(part.split("=", 1) for part in path.split("/")[:-1])
                 rows += [{**dict(zip(found.columns, row, strict=True)), **partition} for row in found.fetchall()]
         return rows
@@ -236,6 +237,11 @@ def differences(pipeline: Pipeline) -> list[str]:
         told += [f"{name}: only in DynamoDB: {row}" for row in sorted(delivered - computed)]
         told += [f"{name}: only in the lake: {row}" for row in sorted(computed - delivered)]
     return told
+
+
+def _utc(column: str, kind: str) -> str:
+    """A column as it is; an instant as its UTC clock, which Python can take without more packages."""
+    return f'timezone(\'UTC\', "{column}") as "{column}"' if kind.endswith("TIME ZONE") else f'"{column}"'
 
 
 def _cell(value: Any) -> str:

@@ -16,14 +16,16 @@ from kpi_pipeline.archive import clean_up, move_done
 from kpi_pipeline.arrivals import SourceFile, list_source, run_folder, write_manifest
 from kpi_pipeline.buckets import Buckets, split
 from kpi_pipeline.claims import PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry
-from kpi_pipeline.errors import MovedAwayError, PipelineError
+from kpi_pipeline.errors import MovedAwayError, PipelineError, UsageError
 from kpi_pipeline.input_checks import all_streams_bad, check_inputs
 from kpi_pipeline.pipeline_settings import PipelineSettings, load_pipeline_settings
+from kpi_pipeline.release import release
 from kpi_pipeline.settings import load_settings
 
 pytestmark = pytest.mark.integration
 
 BUCKET = "music"
+KEYS = {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
 GOOD = b"user_id,track_id,listen_time\n1,t1,2024-06-25 10:00:00\n"
 
 
@@ -37,7 +39,7 @@ def ledger(dynamodb: DynamoDBClient, table_prefix: str) -> ClaimLedger:
 @pytest.fixture
 def s3(ledger: ClaimLedger) -> Iterator[Any]:  # noqa: ARG001 (DynamoDB Local first: moto is for S3 alone)
     with mock_aws(config={"core": {"passthrough": {"urls": [r"http://127\.0\.0\.1.*"]}}}):
-        client = boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+        client = boto3.client("s3", region_name="us-east-1", **KEYS)
         client.create_bucket(Bucket=BUCKET)
         yield client
 
@@ -106,6 +108,25 @@ def test_a_rejected_file_goes_with_its_reason(
     reason = json.loads(buckets.read(f"{moved.rejected['streams/a.csv']}.reason.json") or b"")
     assert (reason["reason"], reason["samples"]) == ("not_utf8: byte 0xff", samples["streams/a.csv"]["samples"])
     assert keys(s3, "raw/") == []
+
+
+def test_a_rejected_file_can_be_released(
+    s3: Any, buckets: Buckets, ledger: ClaimLedger, settings: PipelineSettings
+) -> None:
+    name = "streams/sub/ä 1.csv"
+    put(s3, name)
+    (file,) = list_source(buckets, settings)
+    settle(ledger, file, REJECTED, "not_utf8")
+    move_done(buckets, ledger, settings, [file])
+    places = (settings.source, f"s3://{BUCKET}/rejected")
+    with pytest.raises(UsageError, match="not in the ledger"):
+        release(buckets, ledger, *places, "streams/other.csv")
+    release(buckets, ledger, *places, name)
+    assert [found.name for found in list_source(buckets, settings)] == [name]
+    assert keys(s3, "rejected/") == []
+    assert ledger.read([name]) == {}
+    with pytest.raises(UsageError, match="not in the ledger"):
+        release(buckets, ledger, *places, name)
 
 
 def test_what_an_interrupted_move_left_is_moved_by_the_next(

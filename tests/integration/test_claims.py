@@ -165,3 +165,15 @@ def test_hundreds_of_entries_are_read(ledger: ClaimLedger, settings: PipelineSet
     assert len(claim_arrivals(files, ledger, "one", settings, ALIVE).claimed) == 230
     assert len(ledger.read(file.name for file in files)) == 230
     assert len(ledger.with_status(PROCESSING)) == 230
+
+
+def test_a_file_that_waits_for_songs_is_taken_again_when_songs_come(
+    ledger: ClaimLedger, settings: PipelineSettings
+) -> None:
+    claim_arrivals([A], ledger, "one", settings, ALIVE)
+    rejected = {"name": A.name, "outcome": "rejected", "reason": "too_many_waiting", "message": "9 of 10", "rows": 10}
+    mark_processed(ledger, "one", manifest(A), {"files": [rejected]})
+    found = claim_arrivals([A], ledger, "two", settings, ALIVE)
+    assert (found.claimed, found.leftovers) == ([], []), "nothing to do for it"
+    found = claim_arrivals([SONGS, A], ledger, "three", settings, ALIVE)
+    assert names(found.claimed) == [SONGS.name, A.name]

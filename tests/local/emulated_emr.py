@@ -17,7 +17,16 @@ import boto3
 from moto.emrserverless import models
 from moto.emrserverless.exceptions import ResourceNotFoundException, ValidationException
 
-from tests.local.emulated_jobs import Job, JobRequest, direct_command, has_image, image_command, upload_logs, when_over
+from tests.local.emulated_jobs import (
+    Job,
+    JobRequest,
+    direct_command,
+    has_image,
+    image_command,
+    remove_container,
+    upload_logs,
+    when_over,
+)
 
 LIVE_STATES = frozenset({"SUBMITTED", "PENDING", "SCHEDULED", "RUNNING", "CANCELLING"})
 DEFAULT_TIMEOUT_MINUTES = 720
@@ -63,8 +72,9 @@ class Runs:
         stopped = self.stopped[run.id]
         request = JobRequest.of(run.job_driver or {}, run.configuration_overrides)
         logs = self.folder / "applications" / run.application_id / "jobs" / run.id / "SPARK_DRIVER"
-        if self.image is not None and has_image(self.image):
-            command, env = image_command(request, self.environ, self.image, f"emr-{run.id}")
+        container = f"emr-{run.id}" if self.image is not None and has_image(self.image) else None
+        if self.image is not None and container is not None:
+            command, env = image_command(request, self.environ, self.image, container)
         else:
             command, env = direct_command(request, self.environ)
         if stopped.wait(0.2):
@@ -75,6 +85,8 @@ class Runs:
         job = Job(command, env, logs)
         self._set(run, "RUNNING")
         how, code = when_over(job, run.execution_timeout_minutes * 60, stopped)
+        if container is not None:
+            remove_container(container)
         if request.log_uri:
             upload_logs(logs, request.log_uri, run.application_id, run.id, self._put)
         if how != "ended":

@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.local.spark_submit import submit_command, submit_environment
+from tests.local.container import AWS_VARIABLES, HOME, ISOLATION
+from tests.local.docker_engine import docker
+from tests.local.spark_submit import SHORT_RUN_JAVA_OPTIONS, submit_command, submit_environment
 
 SECONDS_TO_END = 10.0
 LINES_TOLD = 3
@@ -188,32 +190,31 @@ def _is_of_the_image(name: str) -> bool:
 def image_command(
     request: JobRequest, environ: Mapping[str, str], image: str, name: str
 ) -> tuple[list[str], dict[str, str]]:
-    """Return command and environment that run the same in a container of the local image.
+    """Return command and environment that run the same in a container of the local image, as EMR's driver.
 
-    The container shares this machine's network, so that it reaches the emulated AWS on loopback. It ends with the
-    `docker run` that started it, as that hands signals on.
+    The container shares this machine's network, so that it reaches the emulated AWS on loopback.
     """
-    docker = shutil.which("docker")
-    if docker is None:
-        raise ValueError("docker is not installed")
-    conf = request.conf()
-    handed = {k: v for k, v in conf.items() if not k.startswith(("spark.emr-serverless.", "spark.master"))}
-    handed |= {**SMALL_CONF, "spark.master": "local[2]"}
-    options = [part for key, value in handed.items() for part in ("--conf", f"{key}={value}")]
-    passed = {k: v for k, v in environ.items() if k.startswith("AWS_")}
+    conf = request.conf() | SMALL_CONF | {"spark.master": "local[2]", "spark.ui.showConsoleProgress": "false"}
+    handed = {k: v for k, v in conf.items() if not k.startswith("spark.emr-serverless.")}
+    passed = {k: v for k, v in environ.items() if k in AWS_VARIABLES}
     passed |= {k.removeprefix(ENVIRONMENT_CONF): v for k, v in conf.items() if k.startswith(ENVIRONMENT_CONF)}
-    variables = [part for key in passed for part in ("--env", key)]
-    run = [docker, "run", "--rm", "--init", "--network", "host", "--name", name, *variables]
-    run += ["--entrypoint", "/usr/lib/spark/bin/spark-submit", image, *options]
+    passed |= {"TZ": "UTC", "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_CONF_DIR": f"{HOME}/conf/spark"}
+    passed |= {"SPARK_SUBMIT_OPTS": SHORT_RUN_JAVA_OPTIONS}
+    run = ["docker", "run", "--rm", "--name", name, *ISOLATION, "--network", "host"]
+    run += [part for key in passed for part in ("--env", key)]
+    run += [image, "driver", "--properties-file", f"{HOME}/conf/spark/local.conf"]
+    run += [part for key, value in handed.items() for part in ("--conf", f"{key}={value}")]
     return [*run, request.entry_point, *request.arguments], {**os.environ, **passed}
 
 
 def has_image(image: str) -> bool:
     """Tell whether Docker works here and has this image."""
-    if shutil.which("docker") is None:
-        return False
-    asked = subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False)
-    return asked.returncode == 0
+    return shutil.which("docker") is not None and docker("image", "inspect", image, check=False).returncode == 0
+
+
+def remove_container(name: str) -> None:
+    """Remove what a killed `docker run` may have left."""
+    docker("rm", "--force", name, check=False)
 
 
 def when_over(job: Job, timeout_s: float, is_stopped: threading.Event) -> tuple[str, int | None]:
