@@ -18,7 +18,15 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.local.docker_engine import DockerError, build, engine_platform, ensure_engine, require_image
+from tests.local.docker_engine import (
+    DockerError,
+    build,
+    docker,
+    engine_platform,
+    ensure_engine,
+    inspect_image,
+    require_image,
+)
 from tests.local.image_base import local_base
 from tests.local.image_context import (
     IMAGE_FOLDER,
@@ -98,7 +106,7 @@ def make(options: argparse.Namespace) -> Built:
     platform = options.platform or engine_platform()
     if platform not in UV_PLATFORMS:
         raise DockerError(f"there is no image for {platform}: name one with --platform ({', '.join(UV_PLATFORMS)})")
-    base = local_base(platform) if options.local else options.base or emr_base()
+    base = local_base(platform) if options.local else pulled(options.base or emr_base(), platform)
     kind = "local" if options.local else "emr"
     name = f"{NAME}:{kind}" + ("" if platform == engine_platform() else "-" + platform.partition("/")[2])
     certificates = certificates_in(options.extra_ca.read_bytes()) if options.extra_ca else []
@@ -138,6 +146,22 @@ def emr_base() -> str:
         return f"{image.rpartition(':')[0]}@{digest}"
     say(f"warning: {image} is not pinned (docker/base.toml)")
     return str(image)
+
+
+def pulled(base: str, platform: str) -> str:
+    """Get a base, unless it is there for this platform; what the image adds is later held against it.
+
+    Raises:
+        DockerError: no registry has it, or can be reached.
+    """
+    facts = inspect_image(base)
+    if facts is None or f"{facts['Os']}/{facts['Architecture']}" != platform:
+        say(f"pulling {base} …")
+        done = docker("pull", "--quiet", "--platform", platform, base, check=False)
+        if done.returncode != 0:
+            reason = done.stderr.strip()
+            raise DockerError(f"can't pull {base}: {reason}\nWithout access to it: ./build.sh image --local")
+    return base
 
 
 def image_labels(wheel: Wheel, base: str, kind: str, platform: str) -> dict[str, str]:
