@@ -73,6 +73,13 @@ cmd_test() {
     exec "$PYTHON" -m pytest "$@"
 }
 
+## bench  measure our job beside plain PySpark and DuckDB, on data made for it
+cmd_bench() {
+    set_up delta
+    cd "$ROOT"
+    exec "$PYTHON" -m tests.bench.main "$@"
+}
+
 ## lint   check style, types and shell scripts; --fix first repairs what can be repaired
 cmd_lint() {
     if asks_for_help "$@"; then

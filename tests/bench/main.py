@@ -1,0 +1,289 @@
+"""`./build.sh bench`: our job beside others that do the same work, in alternation, as ratios.
+
+Makes the data once, runs each way as a process of its own, several rounds, checks that all find the same figures, and
+prints medians, spread, ratios and memory. JSON and a plot go to .build/bench/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.bench.compare import differences
+from tests.bench.data import make_data
+from tests.bench.measure import BenchError, Measurement, measure
+from tests.local.processes import StoppedBySignal, signals_raise
+from tests.local.spark_submit import spark_home, submit_command, submit_environment
+from tests.local.toolchain import BUILD, ROOT, say
+
+FOLDER = BUILD / "bench"
+DAYS = 30
+SMALL = 2_000_000  # listens below which a run is over before Java would have optimised its code
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to do the work: its command for an input and an output folder, and its environment."""
+
+    name: str
+    command: Callable[[Path, Path], list[str]]
+    environment: Callable[[int], Mapping[str, str]]
+
+
+def ours(source: Path, target: Path) -> list[str]:
+    """Our job: from CSV to the export."""
+    return submit_command(["run", "--input", str(source), "--lake", str(target), "--log-format", "json"])
+
+
+def plain(source: Path, target: Path) -> list[str]:
+    """Plain PySpark, with the same memory."""
+    script = str(ROOT / "tests" / "bench" / "plain_pyspark.py")
+    options = ["--master", "local[*]", "--driver-memory", "3g", "--conf", "spark.ui.enabled=false"]
+    return [str(spark_home() / "bin" / "spark-submit"), *options, script, str(source), str(target)]
+
+
+def duckdb(source: Path, target: Path) -> list[str]:
+    """DuckDB, with the memory that a Spark driver of 3 GB takes."""
+    return [sys.executable, "-m", "tests.bench.duckdb_job", str(source), str(target), "3.5GB"]
+
+
+WAYS = (
+    Way("ours", ours, lambda listens: submit_environment(os.environ, short_run=listens < SMALL)),
+    Way("plain PySpark", plain, lambda _: submit_environment(os.environ)),
+    Way("DuckDB", duckdb, lambda _: {**os.environ, "PYTHONPATH": str(ROOT), "TZ": "UTC"}),
+)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="./build.sh bench", description=__doc__)
+    parser.add_argument("--rows", type=int, default=20_000_000, metavar="N", help="listens (default: 20,000,000)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="runs of each way (default: 3)")
+    choices = [*(way.name for way in WAYS), *SCENARIOS]
+    parser.add_argument("--only", action="append", choices=choices, help="leave the others out; may be repeated")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what was asked for; exit code 1 if a way fails or finds other figures."""
+    options = parse(arguments)
+    chosen = options.only or [*(way.name for way in WAYS), *SCENARIOS]
+    results: dict[str, Any] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine()}
+    try:
+        with signals_raise():
+            ways = [way for way in WAYS if way.name in chosen]
+            if ways:
+                results["side by side"] = side_by_side(ways, options.rows, options.rounds)
+            for name, scenario in SCENARIOS.items():
+                if name in chosen:
+                    results[name] = scenario(options)
+    except StoppedBySignal as stop:
+        return stop.exit_code
+    except BenchError as error:
+        say(f"error: {error}")
+        return 1
+    path = FOLDER / f"results-{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
+    path.write_text(json.dumps(results, indent=1), "utf-8")
+    print(f"\nresults: {path.relative_to(ROOT)}")
+    return 0
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on."""
+    import psutil
+
+    return {"cores": psutil.cpu_count(), "memory_gb": round(psutil.virtual_memory().total / 2**30)}
+
+
+# --- the ways side by side ---
+
+
+def side_by_side(ways: Sequence[Way], listens: int, rounds: int) -> dict[str, Any]:
+    """Run all ways `rounds` times in alternation; results are compared once, in the first round."""
+    source = data(listens, DAYS if listens >= SMALL else 1)
+    runs: dict[str, list[Measurement]] = {way.name: [] for way in ways}
+    steps: list[dict[str, Any]] = []
+    for number in range(rounds):
+        for way in ways:
+            target = output(way.name)
+            run = measure(way.command(source, target), way.environment(listens), FOLDER / f"{target.name}.log")
+            runs[way.name].append(run)
+            say(f"round {number + 1} of {rounds}: {way.name}: {run.seconds:.1f} s, {run.memory_mb:,.0f} MB")
+        if number == 0:
+            check_results(ways)
+        if "ours" in runs:
+            steps.append(step_seconds(FOLDER / "out-ours"))
+    show_ways(listens, runs)
+    show_steps(steps)
+    plot(listens, runs)
+    return {
+        "listens": listens,
+        "runs": {name: [asdict(run) for run in of] for name, of in runs.items()},
+        "steps": steps,
+    }
+
+
+def data(listens: int, days: int) -> Path:
+    """Return the folder with this input, made once."""
+    folder = FOLDER / f"data-{listens}-{days}"
+    if not (folder / ".complete").exists():
+        say(f"making {listens:,} listens over {days} days (once) …")
+    return make_data(folder, listens, days)
+
+
+def output(name: str) -> Path:
+    """Return an empty folder for a way's results."""
+    folder = FOLDER / f"out-{name.lower().replace(' ', '-')}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def check_results(ways: Sequence[Way]) -> None:
+    """Raise BenchError if a way found other figures than ours."""
+    if "ours" not in {way.name for way in ways}:
+        return
+    for way in ways:
+        if way.name == "ours":
+            continue
+        found = differences(FOLDER / "out-ours", FOLDER / f"out-{way.name.lower().replace(' ', '-')}")
+        if found:
+            raise BenchError(f"{way.name} finds other figures than ours: {'; '.join(found)}")
+        say(f"{way.name}: same figures as ours")
+
+
+def step_seconds(lake: Path) -> dict[str, Any]:
+    """Return seconds by step of the newest run of a lake."""
+    newest = max(lake.glob("runs/*/result.json"), key=lambda path: path.stat().st_mtime)
+    result = json.loads(newest.read_text("utf-8"))
+    return {step["name"]: step["seconds"] for step in result["steps"]} | {"total": result["seconds"]}
+
+
+# --- other questions ---
+
+
+def small(options: argparse.Namespace) -> dict[str, Any]:
+    """What a run of 35,000 listens costs, and a run with nothing new after it."""
+    found = side_by_side(WAYS, 35_000, options.rounds)
+    again = [run_again(35_000) for _ in range(options.rounds)]
+    plain_seconds = [run["seconds"] for run in found["runs"]["plain PySpark"]]
+    ratio = statistics.median(run.seconds for run in again) / statistics.median(plain_seconds)
+    print(f"nothing new: {spread([run.seconds for run in again])} s, {ratio:.2f} × plain PySpark's run")
+    return found | {"nothing new": [asdict(run) for run in again]}
+
+
+def run_again(listens: int) -> Measurement:
+    """Run on the lake that the last round left."""
+    source, lake = data(listens, 1), FOLDER / "out-ours"
+    return measure(ours(source, lake), WAYS[0].environment(listens), FOLDER / "again.log")
+
+
+def growth(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds a million listens, as their number grows."""
+    found = {}
+    for millions in (5, 10, 20, 50):
+        source = data(millions * 1_000_000, DAYS)
+        seconds = []
+        for _ in range(options.rounds):
+            target = output("growth")
+            run = measure(ours(source, target), WAYS[0].environment(SMALL), FOLDER / "growth.log")
+            seconds.append(run.seconds)
+        found[f"{millions} million"] = seconds
+        each = statistics.median(seconds) / millions
+        print(f"{millions:>3} million listens: {spread(seconds)} s, {each:.2f} s a million")
+    return found
+
+
+def new_day(options: argparse.Namespace) -> dict[str, Any]:
+    """What a day of 55,000 costs on a year of history, and on an empty lake."""
+    history, day = data(20_000_000, 365), the_day_after()
+    empty, late = [], []
+    base = output("history")
+    measure(ours(history, base), WAYS[0].environment(SMALL), FOLDER / "history.log")
+    for number in range(options.rounds):
+        target = output("day")
+        empty.append(measure(ours(day, target), WAYS[0].environment(35_000), FOLDER / "day.log").seconds)
+        lake = FOLDER / "out-late"
+        shutil.rmtree(lake, ignore_errors=True)
+        shutil.copytree(base, lake)
+        late.append(measure(ours(day, lake), WAYS[0].environment(35_000), FOLDER / "late.log").seconds)
+        say(f"round {number + 1}: empty lake {empty[-1]:.1f} s, after a year {late[-1]:.1f} s")
+    ratio = statistics.median(late) / statistics.median(empty)
+    print(f"a new day: {spread(empty)} s on an empty lake, {spread(late)} s on a year of history: {ratio:.2f} ×")
+    return {"empty": empty, "after a year": late}
+
+
+def the_day_after() -> Path:
+    """Return an input with the day that follows the year, and the same songs and users."""
+    from datetime import date
+
+    return make_data(FOLDER / "data-day-after", 55_000, 1, date(2027, 1, 1))
+
+
+SCENARIOS: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "small": small,
+    "growth": growth,
+    "new-day": new_day,
+}
+
+
+# --- showing ---
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return median and range as text."""
+    return f"{statistics.median(values):.1f} ({min(values):.1f}–{max(values):.1f})"
+
+
+def show_ways(listens: int, runs: Mapping[str, Sequence[Measurement]]) -> None:
+    """Print the ways' medians, spread, ratios and memory."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("way", "seconds (median, range)", "CPU s", "ours ÷ this", "peak MB", title=f"{listens:,} listens")
+    own = statistics.median(run.seconds for run in runs["ours"]) if "ours" in runs else None
+    for name, of in runs.items():
+        seconds = statistics.median(run.seconds for run in of)
+        ratio = f"{own / seconds:.2f}" if own is not None else ""
+        cpu = statistics.median(run.cpu_seconds for run in of)
+        table.add_row(
+            name, spread([r.seconds for r in of]), f"{cpu:.0f}", ratio, f"{max(r.memory_mb for r in of):,.0f}"
+        )
+    Console().print(table)
+
+
+def show_steps(steps: Sequence[Mapping[str, float]]) -> None:
+    """Print the seconds of our steps (medians)."""
+    if not steps:
+        return
+    medians = {name: statistics.median(run[name] for run in steps) for name in steps[0]}
+    print("our steps, s: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in medians.items() if seconds >= 0.1))
+
+
+def plot(listens: int, runs: Mapping[str, Sequence[Measurement]]) -> None:
+    """Draw the ways' medians as bars."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 0.6 * len(runs) + 1.2), layout="constrained")
+    medians = [statistics.median(run.seconds for run in of) for of in runs.values()]
+    axes.bar_label(axes.barh(list(runs), medians), fmt="%.1f s", padding=3)
+    axes.set(xlabel="seconds", title=f"{listens:,} listens, CSV to KPIs")
+    axes.invert_yaxis()
+    figure.savefig(FOLDER / f"ways-{listens}.svg")
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
