@@ -89,6 +89,8 @@ class Airflow:
             **self.aws,
             "PATH": f"{self.version.venv / 'bin'}{os.pathsep}{os.environ['PATH']}",
             "TZ": "UTC",
+            # Schedulers and workers put the folder of DAGs on the path by themselves; `dags test` of 3.0 does not.
+            "PYTHONPATH": str(self.dags),
             "AIRFLOW_HOME": str(self.home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from tests.local.airflow_runs import DAG_ID, Airflow, DagRun
 from tests.local.airflow_tools import AIRFLOWS, NEWEST, get_airflow, installed
 from tests.local.emulated_aws import ROLE, EmulatedAws
+from tests.local.emulated_jobs import has_image
 from tests.local.main_job import sample_data, say
 from tests.local.processes import StoppedBySignal, run_to_end, signals_raise
 from tests.local.toolchain import BUILD, ROOT, ToolchainError
@@ -37,7 +38,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--input", metavar="DIR", help="files as {streams,songs,users}/*.csv; else sample data")
     parser.add_argument("--airflow", choices=sorted(AIRFLOWS), default=NEWEST, help=f"default: {NEWEST}; MWAA's: 3.0")
     parser.add_argument("--deferrable", action="store_true", help="let waiting tasks leave their worker")
-    parser.add_argument("--image", metavar="NAME", help="run the Spark job in this local image, if Docker has it")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--image", metavar="NAME", default=IMAGE, help=f"run the Spark job in it, if here; {IMAGE}")
+    where.add_argument("--no-image", dest="image", action="store_const", const=None, help="run the Spark job directly")
     parser.add_argument("--ui", action="store_true", help="start Airflow with its web UI and leave it up")
     parser.add_argument("--test", action="store_true", help="run the tests of the DAG instead")
     parser.add_argument("--quick", action="store_true", help="with --test: only the most telling ones")
@@ -85,7 +88,9 @@ def run(options: argparse.Namespace) -> int:
     say(f"Airflow {installed(version, 'apache-airflow')}, amazon provider {provider}")
     shutil.rmtree(FOLDER, ignore_errors=True)
     say("starting the emulated AWS …")
-    with EmulatedAws(FOLDER / "aws", options.image) as aws:
+    image = options.image if options.image and has_image(options.image) else None
+    say(f"Spark jobs run in the image {image}" if image else "Spark jobs run directly on this machine")
+    with EmulatedAws(FOLDER / "aws", image) as aws:
         fill_bucket(aws, Path(options.input) if options.input else sample_data())
         airflow = new_airflow(aws, options)
         if options.ui:
