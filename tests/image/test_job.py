@@ -84,7 +84,7 @@ def test_input_that_may_not_be_read_is_told(run_job: RunJob, tiny_source: Path, 
     (tmp_path / "input").chmod(0o700)
     done = run_job(str(tmp_path / "lake"), str(tmp_path / "input"))
     assert done.exit_code == 1
-    assert f"error: {tmp_path}/input: can't be read: Permission denied" in done.output
+    assert f"error: {tmp_path}/input/streams: can't be read: Permission denied" in done.output
     assert "Traceback" not in done.output
 
 
@@ -101,8 +101,8 @@ def test_another_user_is_told_why_not(built: Built, tiny_source: Path, tmp_path:
     with lake_of_the_container(built.name, lake):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    lines = done.stderr.splitlines()
-    assert [line for line in lines if line.startswith("error: ") and message in line]
+    lines = (done.stdout + done.stderr).splitlines()
+    assert [line for line in lines if line.startswith("error: ") and message in line], done
     assert not [line for line in lines if "Traceback" in line or line.startswith("\tat ")]
 
 
