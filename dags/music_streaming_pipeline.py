@@ -38,8 +38,10 @@ rejected it.
 
 ## Settings
 
-Each is a param of the run, else an Airflow Variable of the same name, else its default; `bucket_name`,
-`emr_application_id` and `execution_role_arn` have none. What is read when this file is parsed comes from the environment:
+Each is a param of the run, else a Variable, else its default; `bucket_name`, `emr_application_id` and `execution_role_arn`
+have none. Variables of their own have these three and `source_bucket`, `intermediate_bucket`, `archive_bucket`,
+`table_prefix`, `database_name`, `alert_emails`, `alert_topic_arn`; all others go into the Variable
+`music_streaming_pipeline`, a JSON object. What is read when this file is parsed comes from the environment:
 
 | environment variable | default | |
 |---|---|---|
@@ -75,6 +77,20 @@ except ImportError:  # Airflow 3.0
 
 DAG_ID = "music_streaming_pipeline"
 ENVIRONMENT = "MUSIC_KPIS_DAG_"
+# Each Variable costs a request, and a line in the log where it isn't set: so only these have one of their own.
+VARIABLES = (
+    "bucket_name",
+    "source_bucket",
+    "intermediate_bucket",
+    "archive_bucket",
+    "emr_application_id",
+    "execution_role_arn",
+    "table_prefix",
+    "database_name",
+    "alert_emails",
+    "alert_topic_arn",
+)
+SETTINGS_VARIABLE = "music_streaming_pipeline"
 TASKS_THAT_TELL = (
     "claim_files",
     "validate_inputs",
@@ -120,8 +136,13 @@ def schedule() -> Any:
 
 
 def read_settings(params: Any) -> PipelineSettings:
-    """Return the settings: params of the run first, then Airflow Variables."""
-    return load_pipeline_settings(params.get, lambda name: Variable.get(name, default=None))
+    """Return the settings: params of the run, then Variables by name, then the Variable with all others as JSON."""
+    others: Any = Variable.get(SETTINGS_VARIABLE, default=None, deserialize_json=True) or {}
+
+    def variable(name: str) -> Any:
+        return Variable.get(name, default=None) if name in VARIABLES else None
+
+    return load_pipeline_settings(params.get, variable, others.get)
 
 
 def setting(name: str, params: Any) -> str:
@@ -330,7 +351,7 @@ with DAG(
         states = ti.get_task_states(dag_id=DAG_ID, run_ids=[run_id]).get(run_id, {})
         failed = {_task_of(name) for name, state in states.items() if state == "failed"}
         told = {name: ti.xcom_pull(task_ids=name, key=FAILURE_KEY) for name in TASKS_THAT_TELL if name in failed}
-        failures = {name: _first(told.get(name)) or "see the task's log" for name in sorted(failed)}
+        failures = {name: _first(told.get(name)) or "" for name in sorted(failed)}
         job = ti.xcom_pull(task_ids="run_spark_app", key=JOB_KEY)
         return steps.mark_failed(read_settings(params), run_id, failures, job, smtp_server())
 
@@ -349,8 +370,6 @@ with DAG(
         task_id="run_spark_app",
         doc_md="Starts the Spark application on EMR Serverless, or adopts this run's job that is alive.",
         claim_task="claim_files",
-        application_id="{{ setting('emr_application_id', params) }}",
-        execution_role_arn="{{ setting('execution_role_arn', params) }}",
         aws_conn_id=AWS_CONN_ID,
         poll_seconds=POLL_SECONDS,
         deferrable=DEFERRABLE,

@@ -19,9 +19,9 @@ from airflow.providers.amazon.aws.triggers.emr import EmrServerlessStartJobTrigg
 from kpi_pipeline import spark_job
 
 try:
-    from airflow.sdk.exceptions import AirflowException, AirflowFailException
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferralError, TaskDeferralTimeout
 except ImportError:  # Airflow 3.0
-    from airflow.exceptions import AirflowException, AirflowFailException
+    from airflow.exceptions import AirflowException, AirflowFailException, TaskDeferralError, TaskDeferralTimeout
 
 JOB_KEY = "job"
 FAILURE_KEY = "failure"
@@ -32,8 +32,9 @@ class SparkJobOperator(EmrServerlessStartJobOperator):
     """Runs the Spark application for the run that the task `claim_task` returned; returns the id of the EMR job."""
 
     def __init__(self, *, claim_task: str, poll_seconds: int = 30, **kwargs: Any) -> None:
-        """Take `application_id` and `execution_role_arn` as templates of settings; all else is in the run."""
-        super().__init__(job_driver={}, waiter_delay=poll_seconds, waiter_max_attempts=1, **kwargs)
+        """Take nothing of the job itself: all of it is in the run."""
+        nothing_yet: dict[str, Any] = {"application_id": "", "execution_role_arn": "", "job_driver": {}}
+        super().__init__(**nothing_yet, waiter_delay=poll_seconds, waiter_max_attempts=1, **kwargs)
         self.claim_task = claim_task
         self.poll_seconds = poll_seconds
 
@@ -43,6 +44,7 @@ class SparkJobOperator(EmrServerlessStartJobOperator):
 
         run = context["ti"].xcom_pull(task_ids=self.claim_task)
         settings, run_id = settings_of(run), run["run_id"]
+        self.application_id, self.execution_role_arn = settings.emr_application_id, settings.execution_role_arn
         self.waiter_max_attempts = self._attempts(settings)
         live = spark_job.live_jobs(self.hook.conn, self.application_id, run_id)
         if live:
@@ -75,6 +77,7 @@ class SparkJobOperator(EmrServerlessStartJobOperator):
         from kpi_pipeline.steps import settings_of
 
         settings = settings_of(context["ti"].xcom_pull(task_ids=self.claim_task))
+        self.application_id = settings.emr_application_id
         emr, job_id = self.hook.conn, told["job_id"]
         self.job_id = job_id
         job = spark_job.get_job(emr, self.application_id, job_id)
@@ -125,9 +128,19 @@ class SparkJobOperator(EmrServerlessStartJobOperator):
                 aws_conn_id=self.aws_conn_id,
             ),
             method_name="resume",
-            kwargs={"told": told},
         )
 
-    def resume(self, context: Any, told: dict[str, Any], event: dict[str, Any] | None = None) -> str:
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
+        """Conclude from what EMR says also where the trigger has failed or timed out (that of 9.12 raises)."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except (TaskDeferralError, TaskDeferralTimeout) as error:
+            told = context["ti"].xcom_pull(task_ids=self.task_id, key=JOB_KEY)
+            if told is None:  # it had waited for the application's start, not yet for a job
+                raise
+            self.log.info("The trigger says: %s", error)
+            return self.job_over(context, {"message": str(error)}, told)
+
+    def resume(self, context: Any, event: dict[str, Any] | None = None) -> str:
         """Go on when the trigger has fired, however that ended."""
-        return self.job_over(context, event, told)
+        return self.job_over(context, event, context["ti"].xcom_pull(task_ids=self.task_id, key=JOB_KEY))

@@ -22,7 +22,7 @@ from kpi_pipeline.arrivals import (
     safe_name,
     write_manifest,
 )
-from kpi_pipeline.aws import plain_aws_errors
+from kpi_pipeline.aws import plain_aws_errors, service_client
 from kpi_pipeline.buckets import Buckets
 from kpi_pipeline.claims import REJECTED, ClaimLedger, Liveness
 from kpi_pipeline.delivery import Delivery, PartReport, verify_and_mend
@@ -35,6 +35,7 @@ from kpi_pipeline.log import log, warn
 from kpi_pipeline.pipeline_settings import PipelineSettings
 from kpi_pipeline.run_outcome import Outcome
 from kpi_pipeline.settings import DeliverySettings, load_settings
+from kpi_pipeline.spark_job import failure_of, get_job
 
 REJECTED_BY_HEADER = "missing_column"
 JOB_TASK = "run_spark_app"
@@ -207,16 +208,34 @@ def mark_failed(
         job: of the Spark job, `job_id`, `spark_run_id`, `log`, `exit_code`, as far as they are known.
         smtp: for the alert.
     """
+    failures, job = _with_reason_of_job(settings, run_id, failures, job or {})
     reason = "; ".join(f"{task}: {message}" for task, message in failures.items()) or "unknown"
     outcome, error = Outcome(), ""
     try:
-        outcome = _give_back(settings, run_id, reason, JOB_TASK in failures, job or {})
+        outcome = _give_back(settings, run_id, reason, JOB_TASK in failures, job)
     except Exception as failure:
         error = f"The claims could not be given back: {failure}. The next run gives them up."
         raise
     finally:
-        send_alert(settings, smtp, failure_alert(run_id, failures, outcome, job or {}, error))
+        send_alert(settings, smtp, failure_alert(run_id, failures, outcome, job, error))
     return outcome.to_json()
+
+
+def _with_reason_of_job(
+    settings: PipelineSettings, run_id: str, failures: Mapping[str, str], job: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Ask EMR and the application themselves where the task could not tell (it was killed, or its trigger failed)."""
+    told = {task: message or "see the task's log" for task, message in failures.items()}
+    if failures.get(JOB_TASK, "-") or not job.get("job_id"):
+        return told, dict(job)
+    try:
+        found = get_job(service_client("emr-serverless"), settings.emr_application_id, job["job_id"])
+        result = run_outcome.read_result(Buckets(), settings, job["spark_run_id"])
+    except PipelineError as error:
+        warn("EMR could not be asked", run_id=run_id, reason=str(error))
+        return told, dict(job)
+    failure = failure_of(found, result, settings)
+    return {**told, JOB_TASK: str(failure)}, {**job, "exit_code": failure.exit_code_of_job}
 
 
 def _give_back(settings: PipelineSettings, run_id: str, reason: str, of_job: bool, job: Mapping[str, Any]) -> Outcome:

@@ -88,7 +88,7 @@ class Pipeline:
             "bucket_name": self.bucket,
             "emr_application_id": self.application,
             "execution_role_arn": ROLE,
-            "job_environment": "local",
+            "music_streaming_pipeline": json.dumps({"job_environment": "local"}),
             "table_prefix": f"{self.name}-",
             "alert_emails": "team@example.com, on-call@example.com",
             **self.variables,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -119,7 +120,7 @@ def new_airflow(aws: EmulatedAws, options: argparse.Namespace) -> Airflow:
         "bucket_name": BUCKET,
         "emr_application_id": aws.create_application(),
         "execution_role_arn": ROLE,
-        "job_environment": "local",
+        "music_streaming_pipeline": json.dumps({"job_environment": "local"}),
     }
     settings = {**QUICK_SETTINGS, "DEFERRABLE": str(options.deferrable).lower()}
     return Airflow(get_airflow(options.airflow), FOLDER / "airflow", aws.environment, variables, settings=settings)
