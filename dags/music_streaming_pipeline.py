@@ -52,7 +52,7 @@ have none. Variables of their own have these three and `source_bucket`, `interme
 | `MUSIC_KPIS_DAG_SMTP_CONN_ID` | `smtp_default` | the connection for e-mails |
 | `MUSIC_KPIS_DAG_OWNER` | `data-platform` | |
 | `MUSIC_KPIS_DAG_RETRIES`, `…_RETRY_SECONDS` | 2, 60 | |
-| `MUSIC_KPIS_DAG_WAIT_SECONDS` | 3600 | how long to wait for a file |
+| `MUSIC_KPIS_DAG_WAIT_SECONDS` | 3600; 60 with `on_arrival` | how long to wait for a file |
 | `MUSIC_KPIS_DAG_POLL_SECONDS` | 30 | how often to look |
 """  # noqa: D415, E501
 
@@ -112,16 +112,18 @@ def from_environment(name: str, default: str) -> str:
 AWS_CONN_ID = from_environment("AWS_CONN_ID", "aws_conn")
 SMTP_CONN_ID = from_environment("SMTP_CONN_ID", "smtp_default")
 DEFERRABLE = from_environment("DEFERRABLE", "true").lower() in ("true", "1", "yes")
+SCHEDULE = from_environment("SCHEDULE", "daily")
+# Several files that arrive together start several runs: all but the first find nothing, and shouldn't wait for more.
+WAIT_SECONDS = float(from_environment("WAIT_SECONDS", "60" if SCHEDULE == "on_arrival" else "3600"))
 POLL_SECONDS = int(from_environment("POLL_SECONDS", "30"))
 
 
 def schedule() -> Any:
     """Return the schedule: daily, by hand, a cron expression, or whenever a file arrives."""
-    wanted = from_environment("SCHEDULE", "daily")
-    if wanted == "manual":
+    if SCHEDULE == "manual":
         return None
-    if wanted != "on_arrival":
-        return "@daily" if wanted == "daily" else wanted
+    if SCHEDULE != "on_arrival":
+        return "@daily" if SCHEDULE == "daily" else SCHEDULE
     from airflow.providers.amazon.aws.triggers.sqs import SqsSensorTrigger
     from airflow.sdk import Asset, AssetWatcher
 
@@ -267,7 +269,7 @@ with DAG(
         wildcard_match=True,
         aws_conn_id=AWS_CONN_ID,
         poke_interval=POLL_SECONDS,
-        timeout=float(from_environment("WAIT_SECONDS", "3600")),
+        timeout=WAIT_SECONDS,
         mode="poke" if DEFERRABLE else "reschedule",
         soft_fail=True,
         deferrable=DEFERRABLE,

@@ -1,4 +1,4 @@
-"""The task is killed while its job runs, under Airflow's own scheduler; tried again it adopts the job."""
+"""Under Airflow's own scheduler: a file that arrives starts a run, and a task that is killed adopts its job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 
 from tests.e2e.conftest import Source
 from tests.e2e.pipeline import Mailbox, Pipeline, differences
-from tests.local.airflow_runs import DAG_ID
 from tests.local.emulated_aws import EmulatedAws
 
 PATIENCE_S = 240
@@ -25,15 +24,26 @@ def wait_for(what: str, found: Callable[[], bool]) -> None:
         time.sleep(0.5)
 
 
+def notify_of_arrivals(aws: EmulatedAws, bucket: str) -> str:
+    sqs = aws.client("sqs")
+    url = sqs.create_queue(QueueName=f"{bucket}-files")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    rules = [{"Name": "prefix", "Value": "raw/streams/"}]
+    notice = {"QueueArn": arn, "Events": ["s3:ObjectCreated:*"], "Filter": {"Key": {"FilterRules": rules}}}
+    configuration = {"QueueConfigurations": [notice]}
+    aws.client("s3").put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration=configuration)
+    return str(url)
+
+
 def test_one_job_not_two(
     aws: EmulatedAws, mailbox: Mailbox, source: Source, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     pipeline = Pipeline(aws, mailbox, tmp_path_factory.mktemp("killed"), "killed")
-    pipeline.put_folder(source.folder)
-    airflow = pipeline.airflow()
+    queue = notify_of_arrivals(aws, pipeline.bucket)
+    airflow = pipeline.airflow(SCHEDULE="on_arrival", QUEUE_URL=queue)
     with airflow.scheduler() as scheduler:
         wait_for("the DAG to be known", airflow.knows_dag)
-        airflow.command("dags", "trigger", DAG_ID, "--run-id", "killed-in-the-middle")
+        pipeline.put_folder(source.folder)  # a message for each streams file
         wait_for("a running job", lambda: pipeline.jobs() == ["RUNNING"])
         children = psutil.Process(scheduler.pid).children(recursive=True)
         titles = {process.pid: " ".join(process.cmdline()) for process in children}
@@ -41,9 +51,10 @@ def test_one_job_not_two(
         assert victims, titles
         for process in victims:
             process.kill()
-        wait_for("the run's end", lambda: airflow.state_of_last_run() in ("success", "failed"))
-    run = airflow.last_run()
+        wait_for("the run's end", lambda: airflow.state_of_first_run() in ("success", "failed"))
+    run = airflow.first_run()
     assert run is not None
+    assert run.run_id.startswith("asset_triggered__")
     assert run.state == "success", run.tasks
     assert pipeline.jobs() == ["SUCCESS"]
     assert [task.try_number for task in run.tasks if task.task == "run_spark_app"] == [2]

@@ -204,15 +204,22 @@ class Airflow:
 
     def last_run(self) -> DagRun | None:
         """Return the newest run, from the database."""
+        return self._run("select run_id, state from dag_run order by id desc limit 1")
+
+    def first_run(self) -> DagRun | None:
+        """Return the oldest run."""
+        return self._run("select run_id, state from dag_run order by id limit 1")
+
+    def _run(self, query: str) -> DagRun | None:
         with self._database() as database:
-            row = database.execute("select run_id, state from dag_run order by id desc limit 1").fetchone()
+            row = database.execute(query).fetchone()
             if row is None:
                 return None
             return DagRun(row[0], row[1], tuple(self._tasks(database, row[0])))
 
-    def state_of_last_run(self) -> str | None:
-        """Return the state of the newest run."""
-        run = self.last_run()
+    def state_of_first_run(self) -> str | None:
+        """Return the state of the oldest run."""
+        run = self.first_run()
         return None if run is None else run.state
 
     @contextmanager
