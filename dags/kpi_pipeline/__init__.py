@@ -1,1 +1,1 @@
-"""Delivery of exported KPIs to DynamoDB: needs neither Airflow nor Spark."""
+"""The pipeline around the Spark job, and the delivery to DynamoDB: needs neither Airflow nor Spark."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kpi_pipeline.buckets import Buckets, StoredObject
-from kpi_pipeline.claims import FAILED, PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry, Liveness
+from kpi_pipeline.claims import PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry, Liveness
 from kpi_pipeline.control import utc_now
 from kpi_pipeline.errors import PipelineError
 from kpi_pipeline.log import log, warn
@@ -135,11 +135,6 @@ def _note_done(found: Arrivals, file: SourceFile, entry: Entry) -> None:
             found.leftovers.append(file)
     else:
         found.leftovers.append(file)
-
-
-def failed_before(entries: Iterable[Entry]) -> list[Entry]:
-    """Return the entries that a run has to try again."""
-    return [entry for entry in entries if entry.status == FAILED]
 
 
 # --- the run manifest ---

@@ -61,10 +61,6 @@ class MovedAwayError(PipelineError):
     """A file is gone or has other content than when it was listed."""
 
 
-class ClaimLostError(PipelineError):
-    """Another run has taken files that this one had claimed."""
-
-
 class InputError(PipelineError):
     """Nothing of what was claimed can be processed; the message names each file and its reason."""
 

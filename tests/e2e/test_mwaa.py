@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.e2e.pipeline import Mailbox, Pipeline, differences
+from tests.local.dag_job import IMAGE
 from tests.local.emulated_aws import EmulatedAws
+from tests.local.emulated_jobs import has_image
 from tests.local.main_job import sample_data
 
 
@@ -36,3 +40,7 @@ def test_a_run(pipeline: Pipeline) -> None:
     assert "Pausing task as DEFERRED" in run.log or "deferred" in run.log.lower()
     assert differences(pipeline) == []
     assert pipeline.ledger()["streams/streams_test_export.csv"].status == "rejected"
+    *_, command = sorted(pipeline.aws.folder.glob("applications/*/jobs/*/SPARK_DRIVER/command"), key=os.path.getmtime)
+    in_image = command.read_text("utf-8").startswith("docker ")
+    print(f"the job ran {'in the image' if in_image else 'directly on this machine'}")
+    assert in_image == has_image(IMAGE)

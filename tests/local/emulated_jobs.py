@@ -117,6 +117,7 @@ class Job:
     def __init__(self, command: list[str], env: Mapping[str, str], logs: Path) -> None:
         logs.mkdir(parents=True)
         self.logs = logs
+        (logs / "command").write_text(shlex.join(command), "utf-8")
         with (logs / "stdout").open("wb") as stdout, (logs / "stderr").open("wb") as stderr:
             keeper = [sys.executable, "-c", KEEPER, str(SECONDS_TO_END), *command]
             self._process = subprocess.Popen(
