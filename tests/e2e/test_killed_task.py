@@ -24,6 +24,13 @@ def wait_for(what: str, found: Callable[[], bool]) -> None:
         time.sleep(0.5)
 
 
+def title_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return ""
+
+
 def notify_of_arrivals(aws: EmulatedAws, bucket: str) -> str:
     sqs = aws.client("sqs")
     url = sqs.create_queue(QueueName=f"{bucket}-files")["QueueUrl"]
@@ -46,7 +53,7 @@ def test_one_job_not_two(
         pipeline.put_folder(source.folder)  # a message for each streams file
         wait_for("a running job", lambda: pipeline.jobs() == ["RUNNING"])
         children = psutil.Process(scheduler.pid).children(recursive=True)
-        titles = {process.pid: " ".join(process.cmdline()) for process in children}
+        titles = {process.pid: title_of(process) for process in children}
         victims = [process for process in children if TASK_PROCESS.search(titles[process.pid])]
         assert victims, titles
         for process in victims:
