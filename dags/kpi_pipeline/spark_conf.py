@@ -31,7 +31,7 @@ def spark_properties(environment: str) -> dict[str, str]:
     return properties
 
 
-def submit_parameters(properties: Mapping[str, str]) -> str:
+def as_submit_parameters(properties: Mapping[str, str]) -> str:
     """Return `--conf name=value …` as EMR Serverless splits it; a value with blanks goes in single quotes.
 
     Raises:

@@ -11,10 +11,10 @@ from typing import Any
 
 from kpi_pipeline.arrivals import safe_name
 from kpi_pipeline.aws import plain_aws_errors
-from kpi_pipeline.conf_files import conf_dir
 from kpi_pipeline.errors import AwsError, JobFailedError
 from kpi_pipeline.log import log
 from kpi_pipeline.pipeline_settings import PipelineSettings
+from kpi_pipeline.spark_conf import as_submit_parameters, spark_properties
 
 LIVE_STATES = ("SUBMITTED", "PENDING", "SCHEDULED", "QUEUED", "RUNNING")
 TERMINAL_STATES = frozenset({"SUCCESS", "FAILED", "CANCELLED"})
@@ -91,7 +91,7 @@ def client_token(run_id: str, try_number: int) -> str:
 def submit_parameters(settings: PipelineSettings) -> str:
     """Return `sparkSubmitParameters`: conf/spark/emr.conf, then the sizes, then the setting `spark_conf`."""
     conf = {
-        **_properties("emr"),
+        **spark_properties("emr"),
         "spark.driver.cores": str(settings.driver_cores),
         "spark.driver.memory": settings.driver_memory,
         "spark.executor.cores": str(settings.executor_cores),
@@ -101,21 +101,7 @@ def submit_parameters(settings: PipelineSettings) -> str:
         "spark.dynamicAllocation.maxExecutors": str(settings.max_executors),
         **settings.spark_conf,
     }
-    return " ".join(f"--conf {_quoted(f'{name}={value}')}" for name, value in conf.items())
-
-
-def _properties(environment: str) -> dict[str, str]:
-    """Read a file of Spark properties of conf/spark."""
-    path = conf_dir() / "spark" / f"{environment}.conf"
-    if not path.is_file():
-        return {}
-    lines = (line.strip() for line in path.read_text("utf-8").splitlines())
-    pairs = (re.split(r"[\s=]+", line, maxsplit=1) for line in lines if line and not line.startswith("#"))
-    return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
-
-
-def _quoted(text: str) -> str:
-    return f"'{text}'" if re.search(r"\s", text) else text
+    return as_submit_parameters(conf)
 
 
 def monitoring(settings: PipelineSettings) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def digest_of(target: str, repository: Repository) -> str:
 
 def show_next_steps(repository: Repository, digest: str, labels: dict[str, str]) -> None:
     """Print the digest, and the commands that make use of it."""
-    from kpi_pipeline.spark_conf import spark_properties, submit_parameters
+    from kpi_pipeline.spark_conf import as_submit_parameters, spark_properties
 
     image = f"{repository.uri}@{digest}"
     policy = IMAGE_FOLDER / "ecr-repository-policy.json"
@@ -162,7 +162,7 @@ def show_next_steps(repository: Repository, digest: str, labels: dict[str, str])
     print(f"\nimage to put into imageConfiguration:\n{image}")
     print(f"\nlet EMR Serverless pull it (once):\n{shlex.join(let_pull)}")
     print(f"\nan application that uses it:\n{shlex.join(create)}")
-    print(f"\nsparkSubmitParameters of its jobs:\n{submit_parameters(spark_properties('emr'))}")
+    print(f"\nsparkSubmitParameters of its jobs:\n{as_submit_parameters(spark_properties('emr'))}")
 
 
 def release_of(labels: dict[str, str]) -> str:

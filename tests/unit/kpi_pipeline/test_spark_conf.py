@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kpi_pipeline.errors import UsageError
-from kpi_pipeline.spark_conf import spark_properties, submit_parameters
+from kpi_pipeline.spark_conf import as_submit_parameters, spark_properties
 
 
 def test_the_options_for_emr_name_what_is_in_the_image() -> None:
@@ -20,13 +20,13 @@ def test_the_options_for_emr_name_what_is_in_the_image() -> None:
 
 def test_options_survive_being_split_as_a_shell_does() -> None:
     given = {"spark.a": "1", "spark.driver.extraJavaOptions": "-Dx=1 -Dy=2"}
-    words = shlex.split(submit_parameters(given))
+    words = shlex.split(as_submit_parameters(given))
     assert words == ["--conf", "spark.a=1", "--conf", "spark.driver.extraJavaOptions=-Dx=1 -Dy=2"]
 
 
 def test_a_quote_is_refused() -> None:
     with pytest.raises(UsageError, match=r"spark\.a: a quote"):
-        submit_parameters({"spark.a": "it's"})
+        as_submit_parameters({"spark.a": "it's"})
 
 
 def test_a_line_without_a_value_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
