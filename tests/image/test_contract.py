@@ -26,7 +26,7 @@ def broken_image(built: Built) -> Iterator[str]:
         "USER root",
         "WORKDIR /srv",
         "ENV PYSPARK_PYTHON=/opt/music-streaming-kpis/bin/python INDEX_URL=x",
-        "RUN printf '#!/bin/sh' >/usr/bin/gcc && chmod 755 /usr/bin/gcc && mkdir -p /root/.cache/pip",
+        "RUN printf '#!/bin/sh' >/usr/bin/gcc && chmod 755 /usr/bin/gcc && mkdir -p ~/.cache/pip",
         "RUN chmod 666 /opt/music-streaming-kpis/main.py && echo >>/usr/bin/entrypoint.sh",
         'ENTRYPOINT ["/bin/bash"]',
         "USER hadoop",
@@ -48,7 +48,7 @@ def test_a_broken_image_is_told_point_by_point(built: Built, broken_image: str) 
         "no secret in the environment or the history",
         "as in the base: /usr/bin/entrypoint.sh",
         "nothing of ours is writable for the user",
-        "nothing left in /root/.cache",
+        "nothing left in /root",
         "no compiler or installer added",
     }
 
