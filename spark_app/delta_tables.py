@@ -17,6 +17,8 @@ from spark_app.errors import StorageError, UsageError
 from spark_app.storage import join, storage_for
 
 _LOG = "_delta_log"
+# In a table's folder while its first commit is being made: without a log, the files there are a killed job's.
+_FIRST_WRITE = "_first_write"
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 _RETENTION_CHECK = "spark.databricks.delta.retentionDurationCheck.enabled"
 
@@ -60,7 +62,7 @@ class Table:
         self._before_commit = before_commit
 
     def version(self) -> int:
-        """Return the newest version, or -1 if there is no table.
+        """Return the newest version, or -1 if there is no table, or only what a killed first write left.
 
         Raises:
             UsageError: the folder holds files but no Delta log.
@@ -68,7 +70,8 @@ class Table:
         versions = [version for version, _ in self._log_files()]
         if versions:
             return max(versions)
-        if next(storage_for(self.uri).list_files(self.uri), None) is not None:
+        storage = storage_for(self.uri)
+        if next(storage.list_files(self.uri), None) is not None and storage.read(self._first_write) is None:
             raise UsageError(f"{self.uri}: this folder holds files, but is no Delta table (no {_LOG}/*.json)")
         return -1
 
@@ -94,11 +97,17 @@ class Table:
         if self._before_commit is not None:
             self._before_commit()
         writer = frame.write.format("delta").mode("overwrite").option("userMetadata", json.dumps(metadata))
-        if where is not None and self.version() >= 0:
+        storage = storage_for(self.uri)
+        is_first = self.version() < 0
+        if is_first:
+            storage.write(self._first_write, json.dumps(metadata).encode())
+        elif where is not None:
             writer = writer.option("replaceWhere", where)
         if partition_by:
             writer = writer.partitionBy(*partition_by)
         writer.save(self.uri)
+        if is_first and (marker := storage.read_tagged(self._first_write)) is not None:
+            storage.delete_if(self._first_write, marker[1])
         return self.version()
 
     def restore(self, spark: SparkSession, version: int, metadata: dict[str, Any]) -> None:
@@ -124,6 +133,10 @@ class Table:
             spark.sql(f"VACUUM {self._sql_name} RETAIN {retention_days * 24} HOURS")
         finally:
             spark.conf.unset(_RETENTION_CHECK)
+
+    @property
+    def _first_write(self) -> str:
+        return join(self.uri, _FIRST_WRITE)
 
     @property
     def _sql_name(self) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from chispa import assert_df_equality
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_app.delta_tables import LogGoneError, Table
@@ -65,6 +66,23 @@ def test_a_lost_lock_stops_the_commit(spark: SparkSession, tmp_path: Path) -> No
     with pytest.raises(UsageError, match="the lock is lost"):
         table.replace(rows(spark, (1, "2024-06-01", 1)), None, {})
     assert table.version() == -1
+
+
+def test_what_a_broken_off_first_write_left_is_written_over(spark: SparkSession, table: Table) -> None:
+    """Files without a log: only where the application itself began to write them is the table taken as not there."""
+    good = rows(spark, (1, "2024-06-01", 1))
+    bad = rows(spark, (2, "2024-06-02", 2)).selectExpr(
+        "file_id", "listen_date", "IF(n = 2, raise_error('full'), n) AS n"
+    )
+    with pytest.raises(Py4JJavaError):
+        replace(table, good.union(bad), None)
+    assert list(Path(table.uri).glob("listen_date=*/*.parquet"))
+    assert table.version() == -1
+    assert replace(table, good, "file_id IN (1)") == 0
+    assert_df_equality(table.read(spark), good, ignore_nullable=True)
+    (Path(table.uri) / "_delta_log" / f"{0:020}.json").unlink()
+    with pytest.raises(UsageError, match="no Delta table"):
+        table.version()
 
 
 def test_a_folder_that_is_no_table_is_named(table: Table) -> None:
