@@ -15,9 +15,19 @@ from spark_app.context import Context
 from spark_app.contracts import Dataset
 from spark_app.errors import AuditError
 from spark_app.kpis import all_kpis
-from spark_app.kpis.inputs import kpi_inputs, unique_listens
+from spark_app.kpis.inputs import (
+    Catalogue,
+    count_plays,
+    day_listeners,
+    known_listens,
+    kpi_inputs,
+    number_tracks,
+    unique_listens,
+    with_numbers,
+)
 from spark_app.log import log
 from spark_app.progress import DirtyDates, Progress, all_dates
+from spark_app.session import widen_shuffles
 
 _TABLES_AT_ONCE = 3
 
@@ -64,14 +74,24 @@ def _compute(
     streams = context.lake.staged(Dataset.STREAMS).read(context.spark, versions.streams_version)
     staged = streams.where(F.col("listen_date").isin([F.lit(date).cast("date") for date in dates]))
     songs = keep(current_songs(context.lake.staged(Dataset.SONGS).read(context.spark, versions.songs_version)))
-    tracks = keep(current_tracks(songs))
-    listens = unique_listens(staged)
-    inputs = kpi_inputs(listens, songs, tracks, context.settings.kpi_time_zone)
-    inputs = replace(inputs, plays=keep(inputs.plays), genre_plays=keep(inputs.genre_plays))
+    tracks = keep(number_tracks(current_tracks(songs)))
+    genres = sorted(row[0] for row in songs.select("track_genre").distinct().collect())
+    catalogue = Catalogue(keep(with_numbers(songs, tracks)), tracks, tuple(genres) or ("",))
+    zone = context.settings.kpi_time_zone
+    known = known_listens(unique_listens(staged, _prepare_for(context, staged)), catalogue, zone)
+    day, plays = keep(day_listeners(known, catalogue.genres, zone)), keep(count_plays(known))
+    inputs = kpi_inputs(known, day, plays, catalogue, zone)
+    inputs = replace(inputs, genre_plays=keep(inputs.genre_plays))
     frames = {kpi.name: keep(kpi.compute(inputs)) for kpi in all_kpis()}
-    genres = songs.groupBy("track_id").agg(F.count(F.lit(1)).alias("genres"))
-    counts = listens.join(genres, on="track_id", how="inner").groupBy("listen_date")
-    return frames, counts.agg(F.count(F.lit(1)).alias("listens"), F.sum("genres").alias("genre_listens"))
+    return frames, day.select("listen_date", "listens", "genre_listens")
+
+
+def _prepare_for(context: Context, staged: DataFrame) -> list[str]:
+    """Make shuffles as wide as these rows need; return the dates that have listens of several files."""
+    several = F.min("file_id") != F.max("file_id")
+    dates = staged.groupBy("listen_date").agg(several.alias("several"), F.count(F.lit(1)).alias("rows")).collect()
+    widen_shuffles(context.spark, sum(row["rows"] for row in dates))
+    return [str(row["listen_date"]) for row in dates if row["several"]]
 
 
 def _audit(context: Context, frames: dict[str, DataFrame], staged_counts: DataFrame, dirty: DirtyDates) -> None:

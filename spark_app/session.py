@@ -23,6 +23,8 @@ REQUIRED = {
     "spark.sql.caseSensitive": "true",
 }
 
+_ROWS_PER_SHUFFLE_PARTITION = 500_000
+
 
 def build_session(retention_days: int) -> SparkSession:
     """Start Spark (or take the running one), with Delta and with S3A for `s3://`."""
@@ -50,6 +52,14 @@ def _let_python_end_first(spark: SparkSession) -> None:
     """
     misc: Any = spark._jvm.sun.misc  # type: ignore[union-attr]  # noqa: SLF001 (the way to Java's classes)
     misc.Signal.handle(misc.Signal("TERM"), misc.SignalHandler.SIG_IGN)
+
+
+def widen_shuffles(spark: SparkSession, rows: int) -> None:
+    """Give shuffles of this many rows so many partitions that each fits into memory; never fewer than are set."""
+    name = "spark.sql.shuffle.partitions"
+    wanted = 1 + rows // _ROWS_PER_SHUFFLE_PARTITION
+    if wanted > int(spark.conf.get(name) or 0):
+        spark.conf.set(name, str(wanted))
 
 
 def _s3_options() -> dict[str, str]:

@@ -28,7 +28,7 @@ def daily_genre(inputs: KpiInputs) -> DataFrame:
     )
     most_popular = top_songs(inputs).where(F.col("rank") == 1)
     return (
-        plays.join(unique_listeners(inputs), on=keys, how="inner")
+        plays.join(inputs.genre_listeners, on=keys, how="inner")
         .join(most_popular.select(*keys, "track_id", "track_name"), on=keys, how="inner")
         .select(
             *keys,
@@ -45,20 +45,6 @@ def daily_genre(inputs: KpiInputs) -> DataFrame:
             F.col("track_id").alias("most_popular_track_id"),
             F.col("track_name").alias("most_popular_track_name"),
         )
-    )
-
-
-def unique_listeners(inputs: KpiInputs) -> DataFrame:
-    """Grain: (listen_date, track_genre), with the number of distinct users."""
-    genres = inputs.songs.select("track_id", "track_genre")
-    pairs = (
-        inputs.listens.select("listen_date", "user_id", "track_id").distinct().join(genres, on="track_id", how="inner")
-    )
-    return (
-        pairs.select("listen_date", "track_genre", "user_id")
-        .distinct()
-        .groupBy("listen_date", "track_genre")
-        .agg(F.count(F.lit(1)).alias("unique_listeners"))
     )
 
 

@@ -14,16 +14,22 @@ from pyspark.sql import functions as F
 class KpiInputs:
     """The frames that KPIs are computed from, for whole dates.
 
-    - `listens`: a listen each, once over all files: listen_date, listen_hour, user_id, track_id; known tracks only
-    - `plays`: (listen_date, listen_hour, track_id) with play_count
-    - `genre_plays`: (listen_date, track_id, track_genre) with play_count and the song row's attributes
-    - `songs`: (track_id, track_genre) with the song row's attributes
-    - `tracks`: track_id with the track's own attributes
+    A track has a number, `track_no`, beside its track_id: numbers are what large frames are joined by.
+
+    - `listens`: a listen each, once over all files: listen_date, listen_hour, user_id, track_no; known tracks only
+    - `plays`: (listen_date, listen_hour, track_no) with play_count
+    - `genre_plays`: (listen_date, track_no, track_genre) with play_count, track_id and the song row's attributes
+    - `genre_listeners`: (listen_date, track_genre) with unique_listeners
+    - `hour_listeners`: (listen_date, listen_hour) with unique_listeners
+    - `songs`: (track_no, track_genre) with track_id and the song row's attributes
+    - `tracks`: track_no with track_id and the track's own attributes
     """
 
     listens: DataFrame
     plays: DataFrame
     genre_plays: DataFrame
+    genre_listeners: DataFrame
+    hour_listeners: DataFrame
     songs: DataFrame
     tracks: DataFrame
 

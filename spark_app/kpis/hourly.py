@@ -14,9 +14,7 @@ def hourly(inputs: KpiInputs) -> DataFrame:
     plays = inputs.plays.groupBy(*keys).agg(
         F.sum("play_count").alias("listen_count"), F.count(F.lit(1)).alias("unique_tracks")
     )
-    users = inputs.listens.select(*keys, "user_id").distinct()
-    listeners = users.groupBy(*keys).agg(F.count(F.lit(1)).alias("unique_listeners"))
-    return plays.join(listeners, on=keys, how="inner").select(
+    return plays.join(inputs.hour_listeners, on=keys, how="inner").select(
         *keys,
         "listen_count",
         "unique_listeners",

@@ -13,9 +13,9 @@ ARTISTS_PER_HOUR = 5
 
 def hourly_top_artists(inputs: KpiInputs) -> DataFrame:
     """Grain: (listen_hour, rank 1–5). Each artist of a track gets the play; by plays, then name (UTF-8 bytes)."""
-    artists = inputs.tracks.select("track_id", F.explode(names_list(F.col("artists"))).alias("artist"))
+    artists = inputs.tracks.select("track_no", F.explode(names_list(F.col("artists"))).alias("artist"))
     counts = (
-        inputs.plays.join(artists, on="track_id", how="inner")
+        inputs.plays.join(artists, on="track_no", how="inner")
         .groupBy("listen_date", "listen_hour", "artist")
         .agg(F.sum("play_count").alias("play_count"))
     )

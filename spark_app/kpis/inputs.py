@@ -1,19 +1,50 @@
-"""From staged listens and songs to the frames that KPIs share."""
+"""From staged listens and songs to the frames that KPIs share.
+
+Distinct listeners are the dear part of it. Each listener of a day is one row, with a bit for each genre and for each
+half hour of the day in which one of its hours may begin; the sums of these bits over all listeners of the day are the
+numbers of distinct listeners. So one small frame is grouped once, whatever the number of genres of a track.
+"""
 
 from __future__ import annotations
 
-from pyspark.sql import Column, DataFrame
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from spark_app.kpis.definition import KpiInputs
-from spark_app.validation import instant_to_local
+from spark_app.validation import instant_to_local, local_to_instant
 
 SECONDS_PER_HOUR = 3600
+# Hours of a day begin at least this far apart, also where the clock is changed (since 2000, in all zones).
+_SLOT_SECONDS = 1800
+_SLOTS_PER_DAY = 52  # a day has at most 26 hours
+_BITS = 63  # of a bigint, without its sign
 
 
-def unique_listens(staged: DataFrame) -> DataFrame:
-    """Grain: (user_id, track_id, listen_time), each once however many files hold it."""
-    return staged.select("listen_date", "user_id", "track_id", "listen_time").distinct()
+@dataclass(frozen=True)
+class Catalogue:
+    """The current songs: (track_id, track_genre) each, their tracks, and all genres in order."""
+
+    songs: DataFrame
+    tracks: DataFrame
+    genres: tuple[str, ...]
+
+
+def unique_listens(staged: DataFrame, dates_of_several_files: Sequence[str] | None = None) -> DataFrame:
+    """Grain: (user_id, track_id, listen_time), each once however many files hold it.
+
+    Within a file listens are unique, so only dates with listens of several files (None: all) need a look.
+    """
+    columns = ["listen_date", "user_id", "track_id", "listen_time"]
+    if dates_of_several_files is None:
+        return staged.select(*columns).distinct()
+    if not dates_of_several_files:
+        return staged.select(*columns)
+    several = F.col("listen_date").isin([F.lit(date).cast("date") for date in dates_of_several_files])
+    repeated = staged.where(several).select(*columns).distinct()
+    return staged.where(~several).select(*columns).unionAll(repeated)
 
 
 def hour_start(instant: Column, zone: str) -> Column:
@@ -30,12 +61,121 @@ def hour_start(instant: Column, zone: str) -> Column:
     return F.timestamp_micros(F.unix_micros(earliest) + hours_later * F.lit(SECONDS_PER_HOUR * 1_000_000))
 
 
-def kpi_inputs(listens: DataFrame, songs: DataFrame, tracks: DataFrame, zone: str) -> KpiInputs:
-    """Build the shared frames from unique listens (waiting ones drop out here) and the current songs and tracks."""
-    known = listens.join(tracks.select("track_id"), on="track_id", how="inner").select(
-        "listen_date", hour_start(F.col("listen_time"), zone).alias("listen_hour"), "user_id", "track_id"
+def number_tracks(tracks: DataFrame) -> DataFrame:
+    """Add `track_no`, from 1, to a frame with one row a track_id."""
+    return tracks.select(F.row_number().over(Window.orderBy("track_id")).alias("track_no"), "*")
+
+
+def with_numbers(songs: DataFrame, tracks: DataFrame) -> DataFrame:
+    """Add the `track_no` of numbered tracks to songs (one row in, one row out)."""
+    return songs.join(tracks.select("track_id", "track_no"), on="track_id", how="inner")
+
+
+def known_listens(listens: DataFrame, catalogue: Catalogue, zone: str) -> DataFrame:
+    """Unique listens of known tracks (waiting ones drop out here): numbers instead of names, and the track's genres.
+
+    `genres_0`, `genres_1` … hold a bit for each genre of the track.
+    """
+    masks = catalogue.songs.groupBy("track_no").agg(*_genre_masks(catalogue.genres))
+    numbered = catalogue.tracks.select("track_id", "track_no").join(masks, on="track_no", how="inner")
+    return listens.join(numbered, on="track_id", how="inner").select(
+        "listen_date",
+        hour_start(F.col("listen_time"), zone).alias("listen_hour"),
+        "user_id",
+        "track_no",
+        *_mask_names(catalogue.genres),
     )
-    plays = known.groupBy("listen_date", "listen_hour", "track_id").agg(F.count(F.lit(1)).alias("play_count"))
-    day_plays = plays.groupBy("listen_date", "track_id").agg(F.sum("play_count").alias("play_count"))
-    genre_plays = day_plays.join(songs, on="track_id", how="inner")
-    return KpiInputs(known, plays, genre_plays, songs, tracks)
+
+
+def day_listeners(known: DataFrame, genres: Sequence[str], zone: str) -> DataFrame:
+    """Grain: listen_date, with the distinct listeners of each genre (g0, g1 …) and of each half hour (h0, h1 …).
+
+    Beside these `listens` and `genre_listens`, counted here on another way than the KPIs are, for the audit.
+    """
+    names = _mask_names(genres)
+    slot = F.call_function("shiftleft", F.lit(1).cast("bigint"), _slot(zone))
+    users = known.groupBy("listen_date", "user_id").agg(
+        *(F.bit_or(name).alias(name) for name in names),
+        F.bit_or(slot).alias("slots"),
+        F.count(F.lit(1)).alias("listens"),
+        F.sum(sum((F.bit_count(name) for name in names), start=F.lit(0))).alias("genre_listens"),
+    )
+    of_genres = [_bit(names[number // _BITS], number % _BITS).alias(f"g{number}") for number in range(len(genres))]
+    of_slots = [_bit("slots", number).alias(f"h{number}") for number in range(_SLOTS_PER_DAY)]
+    sums = [F.sum("listens").alias("listens"), F.sum("genre_listens").alias("genre_listens")]
+    return users.groupBy("listen_date").agg(*sums, *of_genres, *of_slots)
+
+
+def genre_listeners(day: DataFrame, genres: Sequence[str]) -> DataFrame:
+    """Grain: (listen_date, track_genre), with unique_listeners."""
+    counts = [
+        F.struct(F.lit(genre).alias("track_genre"), F.col(f"g{number}").alias("unique_listeners"))
+        for number, genre in enumerate(genres)
+    ]
+    return _unpivoted(day, counts).select("listen_date", "count.track_genre", "count.unique_listeners")
+
+
+def hour_listeners(day: DataFrame, zone: str) -> DataFrame:
+    """Grain: (listen_date, listen_hour), with unique_listeners."""
+    counts = [
+        F.struct(F.lit(number).alias("slot"), F.col(f"h{number}").alias("unique_listeners"))
+        for number in range(_SLOTS_PER_DAY)
+    ]
+    seconds = F.unix_seconds(_day_start(zone)) + F.col("count.slot") * F.lit(_SLOT_SECONDS)
+    hour = F.timestamp_seconds(seconds).alias("listen_hour")
+    return _unpivoted(day, counts).select("listen_date", hour, "count.unique_listeners")
+
+
+def count_plays(known: DataFrame) -> DataFrame:
+    """Grain: (listen_date, listen_hour, track_no), with play_count."""
+    return known.groupBy("listen_date", "listen_hour", "track_no").agg(F.count(F.lit(1)).alias("play_count"))
+
+
+def count_genre_plays(plays: DataFrame, songs: DataFrame) -> DataFrame:
+    """Grain: (listen_date, track_no, track_genre), with play_count and the song row's attributes."""
+    by_day = plays.groupBy("listen_date", "track_no").agg(F.sum("play_count").alias("play_count"))
+    return by_day.join(songs, on="track_no", how="inner")
+
+
+def kpi_inputs(known: DataFrame, day: DataFrame, plays: DataFrame, catalogue: Catalogue, zone: str) -> KpiInputs:
+    """Put together what KPIs are computed from; see `known_listens`, `day_listeners` and `count_plays`."""
+    return KpiInputs(
+        listens=known.select("listen_date", "listen_hour", "user_id", "track_no"),
+        plays=plays,
+        genre_plays=count_genre_plays(plays, catalogue.songs),
+        genre_listeners=genre_listeners(day, catalogue.genres),
+        hour_listeners=hour_listeners(day, zone),
+        songs=catalogue.songs,
+        tracks=catalogue.tracks,
+    )
+
+
+def _mask_names(genres: Sequence[str]) -> list[str]:
+    return [f"genres_{number}" for number in range(1 + (len(genres) - 1) // _BITS)]
+
+
+def _genre_masks(genres: Sequence[str]) -> list[Column]:
+    masks = []
+    for number, name in enumerate(_mask_names(genres)):
+        part = genres[number * _BITS : (number + 1) * _BITS]
+        bits = F.create_map(*(F.lit(item) for bit, genre in enumerate(part) for item in (genre, 1 << bit)))
+        masks.append(F.bit_or(F.coalesce(bits[F.col("track_genre")].cast("bigint"), F.lit(0))).alias(name))
+    return masks
+
+
+def _bit(mask: str, bit: int) -> Column:
+    return F.sum(F.shiftright(mask, bit).bitwiseAND(F.lit(1)))
+
+
+def _day_start(zone: str) -> Column:
+    return local_to_instant(F.col("listen_date").cast("timestamp"), zone)
+
+
+def _slot(zone: str) -> Column:
+    seconds = F.unix_seconds("listen_hour") - F.unix_seconds(_day_start(zone))
+    return F.floor(seconds / F.lit(_SLOT_SECONDS)).cast("int")
+
+
+def _unpivoted(day: DataFrame, counts: list[Column]) -> DataFrame:
+    rows = day.select("listen_date", F.explode(F.array(*counts)).alias("count"))
+    return rows.where(F.col("count.unique_listeners") > 0)

@@ -34,7 +34,7 @@ def test_the_worked_example_computes_a_kpi(spark: SparkSession) -> None:
         [("2024-06-24", "pop", 2), ("2024-06-25", "rock", 1)],
         "listen_date string, track_genre string, unique_tracks bigint",
     )
-    found = kpi.compute(KpiInputs(plays, plays, plays, plays, plays))
+    found = kpi.compute(KpiInputs(*[plays] * 7))
     assert_df_equality(found, expected, ignore_row_order=True, ignore_nullable=True)
 
 

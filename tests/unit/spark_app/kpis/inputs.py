@@ -7,7 +7,16 @@ from pyspark.sql import functions as F
 
 from spark_app.catalogue import current_tracks
 from spark_app.kpis.definition import KpiInputs
-from spark_app.kpis.inputs import kpi_inputs, unique_listens
+from spark_app.kpis.inputs import (
+    Catalogue,
+    count_plays,
+    day_listeners,
+    known_listens,
+    kpi_inputs,
+    number_tracks,
+    unique_listens,
+    with_numbers,
+)
 from spark_app.validation import instant_to_local
 from tests.unit.spark_app.builders import instant
 
@@ -31,9 +40,12 @@ def staged(spark: SparkSession, listens: Sequence[tuple[int, int, str, str]], zo
 def inputs(spark: SparkSession, listens: Sequence[Listen], songs: Sequence[Song], zone: str = "UTC") -> KpiInputs:
     """KPI inputs of listens (user_id, track_id, time) and songs (track, genre, name, artists, popularity, ms)."""
     rows = [(track, None, genre, name, artists, likes, ms) for track, genre, name, artists, likes, ms in songs]
-    catalogue = spark.createDataFrame(rows, SONGS).coalesce(1)
+    named = spark.createDataFrame(rows, SONGS).coalesce(1)
+    tracks = number_tracks(current_tracks(named))
+    catalogue = Catalogue(with_numbers(named, tracks), tracks, tuple(sorted({genre for _, genre, *_ in songs})))
     listened = unique_listens(staged(spark, [(1, *listen) for listen in listens], zone).coalesce(1))
-    return kpi_inputs(listened, catalogue, current_tracks(catalogue), zone)
+    known = known_listens(listened, catalogue, zone)
+    return kpi_inputs(known, day_listeners(known, catalogue.genres, zone), count_plays(known), catalogue, zone)
 
 
 def song(track: str, genre: str = "pop", popularity: int = 0, ms: int = 1000, artists: str = "A") -> Song:

@@ -56,7 +56,7 @@ def test_a_listen_counts_once_however_many_files_hold_it(spark: SparkSession) ->
 def test_waiting_listens_are_in_no_frame(spark: SparkSession) -> None:
     time = "2024-06-25 10:00:00"
     found = inputs(spark, [(1, "known", time), (1, "waiting", time)], [song("known")])
-    assert [row["track_id"] for row in found.listens.collect()] == ["known"]
+    assert found.listens.count() == 1
     assert [row["track_id"] for row in found.genre_plays.collect()] == ["known"]
 
 
