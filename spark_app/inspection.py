@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import hashlib
 import re
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO
 
 from spark_app.contracts import Contract, load_contract
 from spark_app.input_files import InputFile
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 _CHUNK = 4 * 1024 * 1024
 _MAX_HEADER = 1024 * 1024
 _BOM = codecs.BOM_UTF8
+_GZIP = 16 + zlib.MAX_WBITS
 _BLANK_LINE = re.compile(rb"(?m)^[ \t\r\f\v]*\n")
 
 
@@ -67,20 +67,42 @@ def inspect_file(file: InputFile) -> Inspection:
             for block in iter(partial(raw.read, _CHUNK), b""):
                 checksum.update(block)
             raw.seek(0)
-        stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if file.compressed else raw
         update = None if file.compressed or checksum is None else checksum.update
         scan = _Scan(load_contract(file.dataset))
         try:
-            for block in iter(partial(stream.read, _CHUNK), b""):
+            for block in _unpacked(raw) if file.compressed else iter(partial(raw.read, _CHUNK), b""):
                 if update is not None:
                     update(block)
                 scan.feed(block)
             scan.finish()
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        except (EOFError, zlib.error) as error:
             scan.fail("unreadable_gzip", f"the archive is damaged or cut off: {error}")
     if checksum is not None:
         file = replace(file, etag=checksum.hexdigest())
     return Inspection(file, scan.header, scan.lines, scan.reason, scan.message)
+
+
+def _unpacked(raw: BinaryIO) -> Iterator[bytes]:
+    """Unpack gzip in pieces, as strictly as Spark does: after an archive nothing may follow but another one.
+
+    (Python's own reader takes zeros behind an archive; Spark's ends the whole job there.)
+
+    Raises:
+        EOFError, zlib.error: the archive is cut off or damaged, or something else follows.
+    """
+    archive = None
+    for packed in iter(partial(raw.read, _CHUNK), b""):
+        left = packed
+        while left:
+            if archive is None or archive.eof:
+                archive = zlib.decompressobj(wbits=_GZIP)
+            yield archive.decompress(left, _CHUNK)
+            left = archive.unused_data if archive.eof else archive.unconsumed_tail
+    while archive is not None and not archive.eof:
+        rest = archive.decompress(b"", _CHUNK)
+        if not rest and not archive.eof:
+            raise EOFError("it ends too early")
+        yield rest
 
 
 class _Scan:

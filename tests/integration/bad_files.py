@@ -175,6 +175,10 @@ def gzip_with_wrong_checksum(header: str, records: list[str]) -> bytes:
     return bytes(content)
 
 
+def padded_gzip(header: str, records: list[str]) -> bytes:
+    return gzipped(header, records) + b"\0" * 512
+
+
 def one_latin1_byte(header: str, records: list[str]) -> bytes:
     content = bytearray(rows(header, records))
     content[-20] = 0xE9
@@ -234,6 +238,7 @@ MAKERS: dict[str, Callable[[str, list[str]], bytes]] = {
         gzip_of_two_members,
         truncated_gzip,
         gzip_with_wrong_checksum,
+        padded_gzip,
         one_latin1_byte,
         utf16,
         all_bad,

@@ -117,10 +117,12 @@ def _version(file: SourceFile) -> Version:
 def _find(directory: Path, modified: Mapping[str, datetime]) -> list[SourceFile]:
     files = []
     for dataset in ("songs", "users", "streams"):
-        for path in sorted((directory / dataset).glob("*")):
-            if path.name.startswith(".") or not path.name.endswith((".csv", ".csv.gz")):
+        for path in sorted((directory / dataset).rglob("*")):
+            relative = path.relative_to(directory / dataset)
+            hidden = path.name.startswith(".") or any(folder.startswith(("_", ".")) for folder in relative.parts[:-1])
+            if hidden or not path.name.endswith((".csv", ".csv.gz")) or not path.is_file():
                 continue
-            name = f"{dataset}/{path.name}"
+            name = f"{dataset}/{relative.as_posix()}"
             at = zones.micros(modified[name]) if name in modified else path.stat().st_mtime_ns // 1000
             files.append(SourceFile(dataset, name, path.read_bytes(), at))
     return files

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -56,14 +55,26 @@ def read_table(name: str, content: bytes, required: Collection[str], *, multi_li
 
 def _decode(name: str, content: bytes) -> str:
     if name.endswith(".gz") and content:
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise FileRejectedError("unreadable_gzip") from error
+        content = _unpack(content)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise FileRejectedError("not_utf8") from error
+
+
+def _unpack(content: bytes) -> bytes:
+    """The archives one after the other; nothing else may stand behind them."""
+    unpacked = b""
+    while content:
+        archive = zlib.decompressobj(wbits=31)
+        try:
+            unpacked += archive.decompress(content)
+        except zlib.error as error:
+            raise FileRejectedError("unreadable_gzip") from error
+        if not archive.eof:
+            raise FileRejectedError("unreadable_gzip")
+        content = archive.unused_data
+    return unpacked
 
 
 def _records_of_lines(lines: list[str], columns: tuple[str, ...]) -> Iterator[Record]:

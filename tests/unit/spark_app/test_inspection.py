@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import io
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -163,8 +164,21 @@ PACKED = gzip.compress(HEADER + b"".join(b"%d,t%d,2024-06-25 10:00:00\n" % (i * 
         PACKED[:20] + bytes([PACKED[20] ^ 0xFF]) + PACKED[21:],
         PACKED[:-8] + b"\0\0\0\0" + PACKED[-4:],
         PACKED + b"garbage",
+        PACKED + b"\0" * 512,
+        PACKED + b"\0" + PACKED,
     ],
-    ids=["empty", "plain text", "cut in the header", "half", "last byte gone", "flipped bits", "checksum", "garbage"],
+    ids=[
+        "empty",
+        "plain text",
+        "cut in the header",
+        "half",
+        "last byte gone",
+        "flipped bits",
+        "checksum",
+        "garbage",
+        "zeros at the end",
+        "a zero between members",
+    ],
 )
 def test_a_damaged_archive_is_rejected(tmp_path: Path, data: bytes) -> None:
     found = inspect(tmp_path, data, "streams/a.csv.gz")
@@ -179,6 +193,16 @@ def test_a_damaged_archive_is_told_as_such_even_if_its_text_is_bad_too(tmp_path:
 def test_an_archive_of_several_members_is_read_whole(tmp_path: Path) -> None:
     found = inspect(tmp_path, gzip.compress(HEADER + ROW) + gzip.compress(ROW), "streams/a.csv.gz")
     assert (found.reason, found.lines) == (None, 2)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 30, 10_000])
+def test_an_archive_is_unpacked_in_pieces(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(inspection, "_CHUNK", chunk)
+    content = HEADER + b"0" * 500
+    packed = gzip.compress(content) + gzip.compress(b"") + gzip.compress(ROW)
+    blocks = list(inspection._unpacked(io.BytesIO(packed)))
+    assert b"".join(blocks) == content + ROW
+    assert max(map(len, blocks)) <= chunk
 
 
 def test_a_name_that_spark_passes_over_is_rejected(tmp_path: Path) -> None:
