@@ -5,9 +5,10 @@ Region, endpoints and credentials come from the ordinary AWS environment (`AWS_R
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Callable
 
 import boto3
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 20
 ATTEMPTS = 9
+JSON_TYPE = "application/x-amz-json"
 
 
 def dynamodb_client(endpoint_url: str | None = None, connections: int = 10, attempts: int = ATTEMPTS) -> DynamoDBClient:
@@ -43,6 +45,24 @@ def batch_client(endpoint_url: str | None = None, connections: int = 10) -> Dyna
     config = _config(connections, attempts=1).merge(Config(parameter_validation=False))
     with _plain_client_errors("DynamoDB"):
         return _session().client("dynamodb", endpoint_url=endpoint_url, config=config)
+
+
+def keep_items_as_json(client: DynamoDBClient) -> None:
+    """Let the client's Query return items as they came; botocore's parser takes three times as long for them.
+
+    Binary values stay base64 text, as in an export.
+    """
+    client.meta.events.register("before-parse.dynamodb.Query", _take_items_out)
+
+
+def _take_items_out(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
+    kind = str(response_dict["headers"].get("content-type", ""))
+    if response_dict["status_code"] != 200 or not kind.startswith(JSON_TYPE):
+        return
+    with suppress(ValueError):  # which botocore tells in its own way
+        answer = json.loads(response_dict["body"])
+        customized_response_dict["Items"] = answer.pop("Items", [])
+        response_dict["body"] = json.dumps(answer).encode()
 
 
 def s3_client() -> S3Client:

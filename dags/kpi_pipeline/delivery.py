@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from kpi_pipeline.aws import batch_client, dynamodb_client, plain_aws_errors
+from kpi_pipeline.aws import batch_client, dynamodb_client, keep_items_as_json, plain_aws_errors
 from kpi_pipeline.batch_writer import BatchWriter, WriteRequest, delete_request, put_request
 from kpi_pipeline.control import Lease, utc_now
 from kpi_pipeline.difference import Difference, difference
@@ -91,6 +91,7 @@ class Delivery:
         self._endpoint_url = endpoint_url
         connections = settings.writer.workers + 4
         self._client = dynamodb_client(endpoint_url, connections)
+        keep_items_as_json(self._client)
         self.lease = Lease(self._client, settings, export, holder)
         self._writer = BatchWriter(
             batch_client(endpoint_url, connections), settings.writer, settings.tables.prefix, self.lease.check

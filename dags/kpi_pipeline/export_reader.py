@@ -146,7 +146,7 @@ def read_part(lake: Lake, export: Export, part: Part) -> dict[str, list[Exported
         path = f"{export_folder(export.run_id)}/{file.path}"
         where = lake.location(path)
         lines = _read_lines(lake, path, file)
-        found = [_parse_line(line, number, where) for number, line in enumerate(lines, start=1)]
+        found = _parse_lines(lines, where)
         if len(found) != file.items:
             raise ExportError(f"{where} has {len(found)} items, but the manifest says {file.items}")
         _check_dates(found, layouts[file.table], part, where)
@@ -263,15 +263,31 @@ def _read_lines(lake: Lake, path: str, file: PartFile) -> list[bytes]:
     return [line for line in content.split(b"\n") if line.strip()]
 
 
+def _parse_lines(lines: list[bytes], where: str) -> list[ExportedItem]:
+    try:  # all at once takes half as long; what is wrong with a line is found out one by one
+        documents = json.loads(b"[%b]" % b",".join(lines))
+    except ValueError:
+        documents = []
+    if len(documents) == len(lines) and all(map(_is_item, documents)):
+        return [ExportedItem(document["Item"], line) for document, line in zip(documents, lines)]
+    return [_parse_line(line, number, where) for number, line in enumerate(lines, start=1)]
+
+
+def _is_item(document: Any) -> bool:
+    """Whether a line is `{"Item": {name: {type: value}}}`."""
+    if not isinstance(document, dict) or document.keys() != {"Item"} or not isinstance(document["Item"], dict):
+        return False
+    return all(isinstance(value, dict) and len(value) == 1 for value in document["Item"].values())
+
+
 def _parse_line(line: bytes, number: int, where: str) -> ExportedItem:
     try:
         document = json.loads(line)
-        item = document["Item"]
-        if len(document) != 1 or not all(len(value) == 1 for value in item.values()):
-            raise TypeError
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ExportError(f'{where}, line {number}: not a line of DynamoDB JSON, {{"Item": {{…}}}}') from error
-    return ExportedItem(item, line)
+    except ValueError:
+        document = None
+    if not _is_item(document):
+        raise ExportError(f'{where}, line {number}: not a line of DynamoDB JSON, {{"Item": {{…}}}}')
+    return ExportedItem(document["Item"], line)
 
 
 def _check_dates(items: list[ExportedItem], layout: TableLayout, part: Part, where: str) -> None:

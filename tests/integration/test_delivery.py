@@ -255,6 +255,17 @@ def test_provisioned_tables_and_another_layout_need_only_settings(
     assert scan(dynamodb, f"{table_prefix}whole_day") == [{"day": "2024-06-01", "n": 2}]
 
 
+def test_binary_keys_are_put_compared_and_deleted(dynamodb: DynamoDBClient, table_prefix: str, tmp_path: Path) -> None:
+    layout = {"hashes": {"partition_key": {"name": "date", "type": "S"}, "sort_key": {"name": "key", "type": "B"}}}
+    items = [{"date": "2024-06-01", "key": {"B": key}, "value": {"B": "AAEC"}} for key in ("AA==", "/w==", "4pyT")]
+    counts = []
+    for export_seq, some in ((1, items), (2, items[1:])):
+        write_export(tmp_path, export_seq, {"2024-06-01": {"hashes": some}}, tables=layout)
+        counts.append(run_delivery(tmp_path, table_prefix).receipt["tables"]["hashes"])
+    assert [(count["put"], count["deleted"], count["unchanged"]) for count in counts] == [(3, 0, 0), (0, 1, 2)]
+    assert {bytes(item["key"].value) for item in scan(dynamodb, f"{table_prefix}hashes")} == {b"\xff", "✓".encode()}
+
+
 def test_half_an_export_is_refused_before_anything_is_written(
     dynamodb: DynamoDBClient, table_prefix: str, tmp_path: Path
 ) -> None:
