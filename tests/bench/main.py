@@ -20,6 +20,7 @@ from typing import Any
 
 from tests.bench.compare import differences
 from tests.bench.data import make_data
+from tests.bench.delivery import delivery
 from tests.bench.measure import BenchError, Measurement, measure
 from tests.local.processes import StoppedBySignal, signals_raise
 from tests.local.spark_submit import spark_home, submit_command, submit_environment
@@ -233,6 +234,7 @@ SCENARIOS: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "small": small,
     "growth": growth,
     "new-day": new_day,
+    "delivery": delivery,
 }
 
 
