@@ -5,6 +5,8 @@
 - Of two writers of the same export one writes and the other waits, until the lease is given back or runs out.
 - A writer looks at the item before each batch (at most every `CHECK_SECONDS`), so after a takeover only batches under
   way can still land. The newer writer lets `GRACE_SECONDS` pass before it reads what is there, and verifies at the end.
+- A writer that finds itself taken over while it wrote delivers the newer export once more: so even a batch that landed
+  after the newer writer had read all back is mended.
 - What tells finished days (the status items) is written in transactions that check the holder: none can land late.
 
 Clocks only decide how soon a dead writer's lease is taken over by a writer of the same export.

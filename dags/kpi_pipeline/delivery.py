@@ -19,7 +19,7 @@ from kpi_pipeline.aws import batch_client, dynamodb_client, keep_items_as_json, 
 from kpi_pipeline.batch_writer import BatchWriter, WriteRequest, delete_request, put_request
 from kpi_pipeline.control import Lease, utc_now
 from kpi_pipeline.difference import Difference, difference
-from kpi_pipeline.errors import SupersededError, VerificationError
+from kpi_pipeline.errors import PipelineError, SupersededError, VerificationError
 from kpi_pipeline.export_reader import (
     RECEIPT,
     Export,
@@ -97,6 +97,7 @@ class Delivery:
             batch_client(endpoint_url, connections), settings.writer, settings.tables.prefix, self.lease.check
         )
         self._status = StatusTable(self._client, settings, export, self.lease)
+        self.has_written = False  # in this process
 
     def prepare(self, *, reset_sequence: bool = False) -> None:
         """Check the whole export, make or check the tables, and take the lease.
@@ -124,6 +125,7 @@ class Delivery:
             changed = sorted({date for (_, date), found in differences.items() if found})
             if changed:
                 self._status.mark_writing(changed)
+                self.has_written = True
             written = self._writer.write(_requests(differences, self._layouts()))
         report = PartReport(number, _counts(differences, written), undeliverable)
         total = sum((Counter(counts) for counts in report.tables.values()), Counter())
@@ -278,20 +280,50 @@ def deliver(
         return Outcome("nothing_to_deliver", "nothing to deliver: the newest export is delivered, or there is none")
     set_log_context(run_id=export.run_id)
     delivery = Delivery(lake, export, settings, endpoint_url)
-    started = time.monotonic()
     try:
-        delivery.prepare(reset_sequence=reset_sequence)
-        try:
-            reports = [delivery.write_part(part.number) for part in export.parts]
-            reports = verify_and_mend(delivery, reports, settings.writer.verify_rounds)
-            receipt = delivery.finish(reports, time.monotonic() - started)
-        except BaseException:
-            _release_quietly(delivery)
-            raise
+        receipt = _all_steps(delivery, export, settings, reset_sequence=reset_sequence)
     except SupersededError as error:
+        if delivery.has_written:
+            mend_newer(lake, error, settings, endpoint_url)
         return Outcome("superseded", str(error), export.run_id, export.export_seq)
     message = f"export {export.export_seq} of run {export.run_id} is delivered"
     return Outcome("delivered", message, export.run_id, export.export_seq, receipt)
+
+
+def mend_newer(
+    lake: Lake, superseded: SupersededError, settings: DeliverySettings, endpoint_url: str | None = None
+) -> None:
+    """Deliver the newer export once more, after this process wrote an older one until the newer one took over.
+
+    A batch that was under way then, in a process that was asleep for instance, may have landed after the newer delivery
+    had read its days back. Only what differs is written.
+    """
+    while True:
+        newer = superseded.newer_run_id
+        log("looking whether a late batch of ours changed the newer export", newer_run_id=newer)
+        try:
+            export = read_manifest(lake, newer)
+            _all_steps(Delivery(lake, export, settings, endpoint_url), export, settings)
+            return
+        except SupersededError as even_newer:
+            superseded = even_newer
+        except PipelineError as error:
+            warn(f"that can't be told; to be sure, deliver run {newer} again", reason=str(error))
+            return
+
+
+def _all_steps(
+    delivery: Delivery, export: Export, settings: DeliverySettings, *, reset_sequence: bool = False
+) -> dict[str, Any]:
+    started = time.monotonic()
+    delivery.prepare(reset_sequence=reset_sequence)
+    try:
+        reports = [delivery.write_part(part.number) for part in export.parts]
+        reports = verify_and_mend(delivery, reports, settings.writer.verify_rounds)
+        return delivery.finish(reports, time.monotonic() - started)
+    except BaseException:
+        _release_quietly(delivery)
+        raise
 
 
 def verify_and_mend(delivery: Delivery, reports: Iterable[PartReport], rounds: int) -> list[PartReport]:

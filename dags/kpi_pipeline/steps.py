@@ -25,7 +25,7 @@ from kpi_pipeline.arrivals import (
 from kpi_pipeline.aws import plain_aws_errors, service_client
 from kpi_pipeline.buckets import Buckets
 from kpi_pipeline.claims import REJECTED, ClaimLedger, Liveness
-from kpi_pipeline.delivery import Delivery, PartReport, verify_and_mend
+from kpi_pipeline.delivery import Delivery, PartReport, mend_newer, verify_and_mend
 from kpi_pipeline.errors import PipelineError, SupersededError
 from kpi_pipeline.export_reader import Export, latest_undelivered
 from kpi_pipeline.export_reader import read_manifest as read_export
@@ -131,6 +131,8 @@ def write_part(run: Run, part: Mapping[str, Any]) -> dict[str, Any]:
         report = delivery.write_part(part["part"]).to_json()
     except SupersededError as error:
         warn(str(error))
+        if delivery.has_written:
+            mend_newer(open_lake(settings.lake), error, _delivery_settings(settings))
         return {**part, "superseded": True}
     return {**part, "superseded": False, "report": report}
 
@@ -151,6 +153,8 @@ def verify_delivery(run: Run, written: Iterable[Mapping[str, Any]]) -> dict[str,
         receipt = delivery.finish(reports, time.time() - min(part["started"] for part in written))
     except SupersededError as error:
         warn(str(error))
+        if delivery.has_written:
+            mend_newer(lake, error, _delivery_settings(settings))
         return {"outcome": "superseded"}
     log("delivered", export_seq=export.export_seq, dates=len(export.dates), items=export.items)
     return {"outcome": "delivered", "dates": receipt["dates"], "tables": receipt["tables"]}

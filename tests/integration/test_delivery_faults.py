@@ -215,41 +215,6 @@ def test_killed_writer_is_repeated_with_the_same_end(
 # --- several writers ---
 
 
-def test_newer_export_takes_over_from_a_writer_at_work(
-    dynamodb: DynamoDBClient, table_prefix: str, tmp_path: Path, faulty_dynamodb: Proxy
-) -> None:
-    """The older writer sleeps in a batch, wakes up when the newer one is done, and lands that batch only."""
-    older, newer = days(1, genres=100, plays=1), days(1, genres=90, plays=2)
-    write_export(tmp_path, 1, older)
-    wake = threading.Event()
-    asleep = threading.Event()
-
-    def sleep_in_second_batch(request: Request) -> Fault:
-        if request.operation == "BatchWriteItem" and request.number == 1:
-            asleep.set()
-            return Fault(hold=wake)
-        return PASS
-
-    proxy = faulty_dynamodb(sleep_in_second_batch)
-    outcomes: list[Any] = []
-    writer = threading.Thread(
-        target=lambda: outcomes.append(run_delivery(tmp_path, table_prefix, "run-1", proxy.url, workers=1))
-    )
-    writer.start()
-    assert asleep.wait(30)
-    write_export(tmp_path, 2, newer)
-    assert run_delivery(tmp_path, table_prefix, "run-2").outcome == "delivered"
-    assert kpis(dynamodb, table_prefix) == expected(newer)
-    wake.set()
-    writer.join(30)
-    assert outcomes[0].outcome == "superseded"
-    assert proxy.count("BatchWriteItem") == 2
-    assert statuses(dynamodb, table_prefix)["2024-06-01"]["version"] == 2
-    # What that batch brought is mended by the next delivery of the day.
-    assert run_delivery(tmp_path, table_prefix, "run-2").receipt["tables"][DAILY]["put"] > 0
-    assert kpis(dynamodb, table_prefix) == expected(newer)
-
-
 def test_late_batch_is_mended_by_the_verification(
     dynamodb: DynamoDBClient, table_prefix: str, tmp_path: Path, faulty_dynamodb: Proxy
 ) -> None:
