@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
+# What a file is called while it is being written; a killed run may leave one, which is in no listing.
+_PARTIAL = ".partial"
+
+
 @dataclass(frozen=True)
 class StoredFile:
     """One file as a listing shows it.
@@ -98,12 +102,16 @@ class LocalStorage:
     def list_files(self, folder: str) -> Iterator[StoredFile]:
         """Yield all files below a folder, in no order; nothing where there is no such folder.
 
+        What a write left that was killed in the middle is no file.
+
         Raises:
             StorageError: a folder can't be read.
         """
         root = Path(folder)
         for directory, _, names in os.walk(root, onerror=_unreadable):
             for name in names:
+                if name.startswith(".") and name.endswith(_PARTIAL):
+                    continue
                 path = Path(directory, name)
                 found = self.find(str(path))
                 if found is not None:
@@ -140,7 +148,7 @@ class LocalStorage:
         path = Path(uri)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PARTIAL)
             with os.fdopen(handle, "wb") as stream:
                 stream.write(data)
             Path(temporary).chmod(0o644)

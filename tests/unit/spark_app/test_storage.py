@@ -105,6 +105,22 @@ def test_a_write_without_tag_only_creates(tmp_path: Path) -> None:
     assert DISK.read(uri) == b"1"
 
 
+def test_what_a_killed_write_left_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was, a run that was killed while it marked a new lake left a file for which the lake was refused."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            DISK.write(str(tmp_path / "lake.json"), b"1")
+    assert len(list(tmp_path.iterdir())) == 1
+    assert list(DISK.list_files(str(tmp_path))) == []
+    DISK.write(str(tmp_path / "lake.json"), b"1")
+    assert [stored.relative for stored in DISK.list_files(str(tmp_path))] == ["lake.json"]
+
+
 def test_a_write_with_a_tag_only_replaces_what_it_saw(tmp_path: Path) -> None:
     uri = str(tmp_path / "a")
     assert DISK.write_if(uri, b"1", etag_of_content(b"0")) is None
