@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from spark_app.kpis.definition import KpiInputs
 from spark_app.validation import instant_to_local, local_to_instant
+from spark_app.zones import changes_within_an_hour
 
 SECONDS_PER_HOUR = 3600
 # Hours of a day begin at least this far apart, also where the clock is changed (since 2000, in all zones).
@@ -50,15 +51,13 @@ def unique_listens(staged: DataFrame, dates_of_several_files: Sequence[str] | No
 def hour_start(instant: Column, zone: str) -> Column:
     """The instant at which the instant's hour of the zone began.
 
-    A doubled hour gives two hours. Where the clock is turned back within an hour, the second part begins there;
-    where it skips the beginning of an hour, the hour begins when the clock goes on.
+    A doubled hour gives two hours. Where the clock is changed within an hour, an hour begins with the change.
     """
     if zone == "UTC":
         return F.date_trunc("hour", instant)
-    local_hour = F.date_trunc("hour", instant_to_local(instant, zone))
-    earliest = F.to_utc_timestamp(local_hour, zone)
-    hours_later = F.floor((F.unix_micros(instant) - F.unix_micros(earliest)) / F.lit(SECONDS_PER_HOUR * 1_000_000))
-    return F.timestamp_micros(F.unix_micros(earliest) + hours_later * F.lit(SECONDS_PER_HOUR * 1_000_000))
+    micros = F.unix_micros(instant)
+    into_hour = F.pmod(F.unix_micros(instant_to_local(instant, zone)), F.lit(SECONDS_PER_HOUR * 1_000_000))
+    return F.timestamp_micros(_not_before_a_change(micros - into_hour, micros, zone))
 
 
 def number_tracks(tracks: DataFrame) -> DataFrame:
@@ -121,8 +120,9 @@ def hour_listeners(day: DataFrame, zone: str) -> DataFrame:
         F.struct(F.lit(number).alias("slot"), F.col(f"h{number}").alias("unique_listeners"))
         for number in range(_SLOTS_PER_DAY)
     ]
-    seconds = F.unix_seconds(_day_start(zone)) + F.col("count.slot") * F.lit(_SLOT_SECONDS)
-    hour = F.timestamp_seconds(seconds).alias("listen_hour")
+    slot = (F.unix_seconds(_day_start(zone)) + F.col("count.slot") * F.lit(_SLOT_SECONDS)) * F.lit(1_000_000)
+    within = slot + F.lit(_SLOT_SECONDS * 1_000_000 - 1)
+    hour = F.timestamp_micros(_not_before_a_change(slot, within, zone, F.col("listen_date"))).alias("listen_hour")
     return _unpivoted(day, counts).select("listen_date", hour, "count.unique_listeners")
 
 
@@ -165,6 +165,25 @@ def _genre_masks(genres: Sequence[str]) -> list[Column]:
 
 def _bit(mask: str, bit: int) -> Column:
     return F.sum(F.shiftright(mask, bit).bitwiseAND(F.lit(1)))
+
+
+def _not_before_a_change(start: Column, until: Column, zone: str, day: Column | None = None) -> Column:
+    """The last change of the zone's clock within an hour that lies between the two (microseconds), else `start`.
+
+    With `day`, only changes on that date of the zone count.
+    """
+    changes = changes_within_an_hour(zone)
+    if not changes:
+        return start
+    there = F.array(
+        *(
+            F.struct(F.lit(change.instant * 1_000_000).alias("at"), F.lit(change.date).cast("date").alias("date"))
+            for change in changes
+        )
+    )
+    if day is not None:
+        there = F.filter(there, lambda change: change["date"] == day)
+    return F.greatest(start, F.array_max(F.filter(there, lambda change: change["at"] <= until))["at"])
 
 
 def _day_start(zone: str) -> Column:
