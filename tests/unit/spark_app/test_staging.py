@@ -69,7 +69,7 @@ def test_of_repeated_users_the_one_created_last_counts(spark: SparkSession) -> N
 
 
 def test_a_quarantined_row_says_all_that_is_known_of_it(spark: SparkSession) -> None:
-    rows = checked(spark, Dataset.STREAMS, "1,t1,2024-06-25 10:00:00", "x,,2024-06-25 10:00:00\r")
+    rows = checked(spark, Dataset.STREAMS, "1,t1,2024-06-25 10:00:00", " x,,2024-06-25 10:00:00 \r\r")
     found = quarantine_records(rows, names(spark), Dataset.STREAMS, "run 1", F.lit(instant("2024-06-26")))
     expected = [
         (
@@ -77,7 +77,7 @@ def test_a_quarantined_row_says_all_that_is_known_of_it(spark: SparkSession) -> 
             "streams",
             "songs/a.csv",
             3,
-            "x,,2024-06-25 10:00:00",
+            " x,,2024-06-25 10:00:00 ",
             ["invalid_user_id", "missing_track_id"],
             "run 1",
             instant("2024-06-26"),
