@@ -124,7 +124,8 @@ def _judge(
     if file.name.rpartition("/")[2].startswith("_"):
         return FileFate(file.dataset, file.name, "rejected", "hidden_name"), []
     try:
-        table = read_table(file.name, file.content, rules.REQUIRED[file.dataset], multi_line=file.dataset != "streams")
+        required, optional = rules.REQUIRED[file.dataset], rules.OPTIONAL[file.dataset]
+        table = read_table(file.name, file.content, required, optional, multi_line=file.dataset != "streams")
     except FileRejectedError as error:
         return FileFate(file.dataset, file.name, "rejected", error.reason), []
     good: list[tuple[Record, Checked]] = []

@@ -37,18 +37,18 @@ class Table:
     records: tuple[Record, ...]
 
 
-def read_table(name: str, content: bytes, required: Collection[str], *, multi_line: bool) -> Table:
-    """Header and records of one CSV file. Raises FileRejectedError."""
+def read_table(
+    name: str, content: bytes, required: Collection[str], optional: Collection[str], *, multi_line: bool
+) -> Table:
+    """Header and records of one CSV file; columns of other names count for nothing. Raises FileRejectedError."""
     lines = _decode(name, content).removeprefix(BYTE_ORDER_MARK).split("\n")
     if all(_is_blank(line) for line in lines):
         raise FileRejectedError("empty_file")
-    header = _fields(lines[0])
-    columns = tuple(header or ())
-    named = [column for column in columns if column]
-    if len(set(named)) < len(named):
-        raise FileRejectedError("duplicate_column")
+    columns = tuple(_fields(lines[0]) or ()) if _balanced(lines[0]) else ()
     if not set(required) <= set(columns):
         raise FileRejectedError("missing_column")
+    if any(columns.count(column) > 1 for column in (*required, *optional)):
+        raise FileRejectedError("duplicate_column")
     read = _records_over_lines if multi_line else _records_of_lines
     return Table(columns, tuple(read(lines, columns)))
 

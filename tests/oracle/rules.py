@@ -16,6 +16,11 @@ REQUIRED = {
     "songs": ("track_id", "artists", "track_name", "duration_ms", "track_genre"),
     "users": ("user_id",),
 }
+OPTIONAL = {
+    "streams": (),
+    "songs": ("id", "album_name", "popularity"),
+    "users": ("user_name", "user_age", "user_country", "created_at"),
+}
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,19}")
 LISTEN_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?")
 OLDEST_LISTEN = datetime(2000, 1, 1)
