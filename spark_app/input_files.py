@@ -68,7 +68,7 @@ def list_input(folder: str) -> Listing:
             seen_any = True
             name = f"{dataset}/{stored.relative}"
             if is_passed_over(stored.relative):
-                ignored.append(name)
+                ignored.append(_printable(name))
             else:
                 files.append(_input_file(dataset, name, stored))
     if not seen_any:
@@ -159,8 +159,16 @@ def _from_manifest(entry: dict[str, Any]) -> InputFile:
 
 
 def is_passed_over(relative: str) -> bool:
-    """Tell whether a path is no input: no CSV file, a dot file, or in a folder of unfinished work (`_temporary/`)."""
+    """Tell whether a path is no input.
+
+    That is: no CSV file, a dot file, in a folder of unfinished work (`_temporary/`), or not named in UTF-8.
+    """
     *folders, name = relative.split("/")
-    if not name.endswith(SUFFIXES) or name.startswith("."):
+    if not name.endswith(SUFFIXES) or name.startswith(".") or _printable(relative) != relative:
         return True
     return any(folder.startswith(("_", ".")) for folder in folders)
+
+
+def _printable(name: str) -> str:
+    """Return a name with escapes for bytes that are no UTF-8: disks allow them, nothing that a run writes does."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -58,9 +58,9 @@ def inspect_files(files: list[InputFile], spark: Callable[[], SparkSession], on_
 
 def inspect_file(file: InputFile) -> Inspection:
     """Read all bytes of one file; a local file's etag (MD5) comes out of it too."""
-    if file.name.rpartition("/")[2].startswith("_"):
-        message = "Spark passes over names that begin with an underscore: rename the file"
-        return Inspection(replace(file, etag=file.etag or "unread"), reason="hidden_name", message=message)
+    against = _name_problem(file)
+    if against is not None:
+        return Inspection(replace(file, etag=file.etag or "unread"), reason=against[0], message=against[1])
     checksum = hashlib.md5(usedforsecurity=False) if file.etag is None else None
     with storage_for(file.uri).open(file.uri) as raw:
         if file.compressed and checksum is not None:
@@ -80,6 +80,15 @@ def inspect_file(file: InputFile) -> Inspection:
     if checksum is not None:
         file = replace(file, etag=checksum.hexdigest())
     return Inspection(file, scan.header, scan.lines, scan.reason, scan.message)
+
+
+def _name_problem(file: InputFile) -> tuple[str, str] | None:
+    """Why Spark can't read a file of this name: reason and message."""
+    if file.name.rpartition("/")[2].startswith("_"):
+        return "hidden_name", "Spark passes over names that begin with an underscore: rename the file"
+    if "//" in file.name:
+        return "unreadable_name", "Spark can't open a key with an empty folder name (`//`): rename the file"
+    return None
 
 
 def _unpacked(raw: BinaryIO) -> Iterator[bytes]:

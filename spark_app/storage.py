@@ -6,10 +6,12 @@ Delta's own log, the lake's lock) and for looking into input files before Spark 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 # What a file is called while it is being written; a killed run may leave one, which is in no listing.
 _PARTIAL = ".partial"
+
+_NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
 @dataclass(frozen=True)
@@ -118,15 +122,19 @@ class LocalStorage:
                     yield StoredFile(**{**found.__dict__, "relative": path.relative_to(root).as_posix()})
 
     def find(self, uri: str) -> StoredFile | None:
-        """Return a file's size and times, or None where there is no such file."""
+        """Return a file's size and times, or None where there is no such file (a pipe or a device is none)."""
         path = Path(uri)
         try:
             facts = path.stat()
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            if error.errno not in _NO_SUCH_FILE:
+                raise StorageError(f"{uri}: can't be read: {error.strerror}") from error
+            return None
+        if not stat.S_ISREG(facts.st_mode):
             return None
         modified = datetime.fromtimestamp(facts.st_mtime_ns // 1000 / 1e6, UTC)
-        stat = f"{facts.st_size}-{facts.st_mtime_ns}-{facts.st_ctime_ns}-{facts.st_ino}"
-        return StoredFile(str(path), path.name, facts.st_size, modified, None, stat)
+        unchanged = f"{facts.st_size}-{facts.st_mtime_ns}-{facts.st_ctime_ns}-{facts.st_ino}"
+        return StoredFile(str(path), path.name, facts.st_size, modified, None, unchanged)
 
     def open(self, uri: str) -> BinaryIO:
         """Open a file's bytes, unbuffered by us and not decompressed."""

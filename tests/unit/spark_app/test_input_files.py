@@ -39,6 +39,15 @@ def test_csv_files_below_the_three_folders_are_listed_by_age_then_name(tmp_path:
     assert [file.compressed for file in listing.files] == [True, False, False, False]
 
 
+def test_a_name_in_other_bytes_than_utf_8_is_told_and_passed_over(tmp_path: Path) -> None:
+    put(tmp_path / "streams" / "a.csv")
+    put(Path(os.fsdecode(os.fsencode(tmp_path) + b"/streams/caf\xe9.csv")))
+    listing = list_input(str(tmp_path))
+    assert [file.name for file in listing.files] == ["streams/a.csv"]
+    assert listing.ignored == ("streams/caf\\xe9.csv",)
+    json.dumps(listing.ignored, ensure_ascii=False).encode()
+
+
 @pytest.mark.parametrize(
     ("name", "passed_over"),
     [

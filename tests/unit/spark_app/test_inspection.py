@@ -209,6 +209,13 @@ def test_a_name_that_spark_passes_over_is_rejected(tmp_path: Path) -> None:
     assert inspect(tmp_path, HEADER + ROW, "streams/_a.csv").reason == "hidden_name"
 
 
+def test_a_key_that_spark_would_look_for_elsewhere_is_rejected() -> None:
+    when = datetime(2024, 6, 26, tzinfo=UTC)
+    file = InputFile(Dataset.STREAMS, "streams//a.csv", "s3://nowhere/raw/streams//a.csv", 1, when, "etag")
+    found = inspection.inspect_file(file)
+    assert (found.reason, found.file.etag) == ("unreadable_name", "etag")
+
+
 def test_each_dataset_is_held_against_its_own_contract(tmp_path: Path) -> None:
     assert inspect(tmp_path, b"user_id,user_name\n1,x\n", "users/u.csv").reason is None
     assert inspect(tmp_path, b"user_id,user_name\n1,x\n", "songs/s.csv").reason == "missing_column"

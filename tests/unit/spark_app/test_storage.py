@@ -49,6 +49,19 @@ def test_segments_are_joined_by_one_slash() -> None:
     assert join("/lake", "ops/lake.lock") == "/lake/ops/lake.lock"
 
 
+@pytest.mark.timeout(20)
+def test_only_files_are_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "broken.csv").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "itself.csv").symlink_to(tmp_path / "itself.csv")
+    (tmp_path / "up").symlink_to(tmp_path)
+    (tmp_path / "real").write_bytes(b"x")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real")
+    assert {stored.relative for stored in DISK.list_files(str(tmp_path))} == {"real", "link.csv"}
+    assert DISK.find(str(tmp_path / "pipe.csv")) is None
+
+
 def test_what_is_written_is_read_and_listed(tmp_path: Path) -> None:
     DISK.write(str(tmp_path / "a" / "b" / "c d.json"), b"1")
     DISK.write(str(tmp_path / "e.json"), b"22")
