@@ -17,13 +17,14 @@ from spark_app.errors import AuditError
 from spark_app.kpis import all_kpis
 from spark_app.kpis.inputs import (
     Catalogue,
+    artists_of_tracks,
     count_plays,
     day_listeners,
     known_listens,
     kpi_inputs,
+    number_songs,
     number_tracks,
     unique_listens,
-    with_numbers,
 )
 from spark_app.log import log
 from spark_app.progress import DirtyDates, Progress, all_dates
@@ -76,12 +77,19 @@ def _compute(
     songs = keep(current_songs(context.lake.staged(Dataset.SONGS).read(context.spark, versions.songs_version)))
     tracks = keep(number_tracks(current_tracks(songs)))
     genres = sorted(row[0] for row in songs.select("track_genre").distinct().collect())
-    catalogue = Catalogue(keep(with_numbers(songs, tracks)), tracks, tuple(genres) or ("",))
+    artists = keep(artists_of_tracks(tracks))
+    catalogue = Catalogue(
+        songs=keep(number_songs(songs, tracks)),
+        tracks=tracks,
+        artists=artists.select("artist_no", "artist").distinct(),
+        track_artists=artists.select("track_no", "artist_no"),
+        genres=tuple(genres) or ("",),
+    )
     zone = context.settings.kpi_time_zone
     known = known_listens(unique_listens(staged, _prepare_for(context, staged)), catalogue, zone)
     day, plays = keep(day_listeners(known, catalogue.genres, zone)), keep(count_plays(known))
     inputs = kpi_inputs(known, day, plays, catalogue, zone)
-    inputs = replace(inputs, genre_plays=keep(inputs.genre_plays))
+    inputs = replace(inputs, genre_days=keep(inputs.genre_days))
     frames = {kpi.name: keep(kpi.compute(inputs)) for kpi in all_kpis()}
     return frames, day.select("listen_date", "listens", "genre_listens")
 

@@ -14,24 +14,30 @@ from pyspark.sql import functions as F
 class KpiInputs:
     """The frames that KPIs are computed from, for whole dates.
 
-    A track has a number, `track_no`, beside its track_id: numbers are what large frames are joined by.
+    Tracks, songs (a track in one genre) and artists have numbers: these are what large frames are joined, counted
+    and ranked by. Where counts are equal, the smaller number of a song or an artist ranks first.
 
     - `listens`: a listen each, once over all files: listen_date, listen_hour, user_id, track_no; known tracks only
     - `plays`: (listen_date, listen_hour, track_no) with play_count
-    - `genre_plays`: (listen_date, track_no, track_genre) with play_count, track_id and the song row's attributes
-    - `genre_listeners`: (listen_date, track_genre) with unique_listeners
+    - `genre_plays`: (listen_date, track_genre, song_no) with track_no, play_count, popularity, duration_ms
+    - `genre_days`: (listen_date, track_genre) with unique_listeners and what `genre_plays` sum up to
+      (see `inputs.sum_up_genres`)
     - `hour_listeners`: (listen_date, listen_hour) with unique_listeners
-    - `songs`: (track_no, track_genre) with track_id and the song row's attributes
+    - `songs`: song_no, in the order of popularity (highest first), then track_id; with the song row's attributes
     - `tracks`: track_no with track_id and the track's own attributes
+    - `artists`: artist_no, in the order of names (UTF-8 bytes), with artist
+    - `track_artists`: (track_no, artist_no)
     """
 
     listens: DataFrame
     plays: DataFrame
     genre_plays: DataFrame
-    genre_listeners: DataFrame
+    genre_days: DataFrame
     hour_listeners: DataFrame
     songs: DataFrame
     tracks: DataFrame
+    artists: DataFrame
+    track_artists: DataFrame
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,29 @@ class Kpi:
     def group(self) -> tuple[str, ...]:
         """Key columns without the rank."""
         return tuple(column for column in self.key if column != self.rank)
+
+
+_NUMBER_BITS = 32
+
+
+def ranked_first(count: Column, number: Column, places: int) -> Column:
+    """Aggregate to an array of the `places` highest counts, best first; of equal counts, the smaller number first.
+
+    Count and number share one bigint, so that whole groups are sorted without comparing rows; `ranks` takes them apart.
+    """
+    key = number.cast("bigint") - F.call_function("shiftleft", count.cast("bigint"), F.lit(_NUMBER_BITS))
+    return F.slice(F.sort_array(F.collect_list(key)), 1, places)
+
+
+def ranks(frame: DataFrame, column: str, number: str) -> DataFrame:
+    """Make a row of each element of a `ranked_first` column: rank from 1, the number, and play_count."""
+    others = [name for name in frame.columns if name != column]
+    rows = frame.select(*others, F.posexplode(column).alias("place", "key"))
+    low = F.col("key").bitwiseAND(F.lit((1 << _NUMBER_BITS) - 1))
+    count = F.shiftright(low - F.col("key"), _NUMBER_BITS)
+    return rows.select(
+        *others, (F.col("place") + 1).alias("rank"), low.cast("int").alias(number), count.alias("play_count")
+    )
 
 
 def exact_ratio(numerator: Column, denominator: Column, scale: int) -> Column:

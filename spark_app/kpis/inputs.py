@@ -13,23 +13,26 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from spark_app.kpis.definition import KpiInputs
-from spark_app.validation import instant_to_local, local_to_instant
+from spark_app.kpis.definition import KpiInputs, ranked_first
+from spark_app.validation import instant_to_local, local_to_instant, names_list
 from spark_app.zones import changes_within_an_hour
 
 SECONDS_PER_HOUR = 3600
 # Hours of a day begin at least this far apart, also where the clock is changed (since 2000, in all zones).
 _SLOT_SECONDS = 1800
 _SLOTS_PER_DAY = 52  # a day has at most 26 hours
+SONGS_PER_GENRE = 3
 _BITS = 63  # of a bigint, without its sign
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The current songs: (track_id, track_genre) each, their tracks, and all genres in order."""
+    """The current songs, with the numbers that KPIs go by (see `KpiInputs`), and all genres in order."""
 
     songs: DataFrame
     tracks: DataFrame
+    artists: DataFrame
+    track_artists: DataFrame
     genres: tuple[str, ...]
 
 
@@ -53,8 +56,9 @@ def hour_start(instant: Column, zone: str) -> Column:
 
     A doubled hour gives two hours. Where the clock is changed within an hour, an hour begins with the change.
     """
-    if zone == "UTC":
-        return F.date_trunc("hour", instant)
+    if zone == "UTC":  # without a detour through the clock's fields
+        micros = F.unix_micros(instant)
+        return F.timestamp_micros(micros - F.pmod(micros, F.lit(SECONDS_PER_HOUR * 1_000_000)))
     micros = F.unix_micros(instant)
     into_hour = F.pmod(F.unix_micros(instant_to_local(instant, zone)), F.lit(SECONDS_PER_HOUR * 1_000_000))
     return F.timestamp_micros(_not_before_a_change(micros - into_hour, micros, zone))
@@ -65,9 +69,17 @@ def number_tracks(tracks: DataFrame) -> DataFrame:
     return tracks.select(F.row_number().over(Window.orderBy("track_id")).alias("track_no"), "*")
 
 
-def with_numbers(songs: DataFrame, tracks: DataFrame) -> DataFrame:
-    """Add the `track_no` of numbered tracks to songs (one row in, one row out)."""
-    return songs.join(tracks.select("track_id", "track_no"), on="track_id", how="inner")
+def number_songs(songs: DataFrame, tracks: DataFrame) -> DataFrame:
+    """Add the `track_no` of numbered tracks and `song_no` to songs (one row in, one row out)."""
+    order = Window.orderBy(F.desc("popularity"), "track_id", "track_genre")
+    numbered = songs.join(tracks.select("track_id", "track_no"), on="track_id", how="inner")
+    return numbered.select(F.row_number().over(order).alias("song_no"), "*")
+
+
+def artists_of_tracks(tracks: DataFrame) -> DataFrame:
+    """Grain: (track_no, artist_no), with the artist's name."""
+    names = tracks.select("track_no", F.explode(names_list(F.col("artists"))).alias("artist"))
+    return names.select("track_no", F.dense_rank().over(Window.orderBy("artist")).alias("artist_no"), "artist")
 
 
 def known_listens(listens: DataFrame, catalogue: Catalogue, zone: str) -> DataFrame:
@@ -120,7 +132,7 @@ def hour_listeners(day: DataFrame, zone: str) -> DataFrame:
         F.struct(F.lit(number).alias("slot"), F.col(f"h{number}").alias("unique_listeners"))
         for number in range(_SLOTS_PER_DAY)
     ]
-    slot = (F.unix_seconds(_day_start(zone)) + F.col("count.slot") * F.lit(_SLOT_SECONDS)) * F.lit(1_000_000)
+    slot = (_day_start(zone) + F.col("count.slot") * F.lit(_SLOT_SECONDS)) * F.lit(1_000_000)
     within = slot + F.lit(_SLOT_SECONDS * 1_000_000 - 1)
     hour = F.timestamp_micros(_not_before_a_change(slot, within, zone, F.col("listen_date"))).alias("listen_hour")
     return _unpivoted(day, counts).select("listen_date", hour, "count.unique_listeners")
@@ -132,21 +144,43 @@ def count_plays(known: DataFrame) -> DataFrame:
 
 
 def count_genre_plays(plays: DataFrame, songs: DataFrame) -> DataFrame:
-    """Grain: (listen_date, track_no, track_genre), with play_count and the song row's attributes."""
+    """Grain: (listen_date, track_genre, song_no), with track_no, play_count, popularity and duration_ms."""
     by_day = plays.groupBy("listen_date", "track_no").agg(F.sum("play_count").alias("play_count"))
-    return by_day.join(songs, on="track_no", how="inner")
+    attributes = songs.select("track_no", "track_genre", "song_no", "popularity", "duration_ms")
+    return by_day.join(attributes, on="track_no", how="inner")
+
+
+def sum_up_genres(genre_plays: DataFrame, listeners: DataFrame) -> DataFrame:
+    """Grain: (listen_date, track_genre), with unique_listeners and sums over the genre's songs that were played.
+
+    The sums: listen_count, total_listening_time_ms, tracks (how many), track_durations (ms, each track once),
+    popularity (over listens), and top_songs (see `ranked_first`).
+    """
+    keys = ["listen_date", "track_genre"]
+    sums = genre_plays.groupBy(*keys).agg(
+        F.sum("play_count").alias("listen_count"),
+        F.sum(F.col("play_count") * F.col("duration_ms")).alias("total_listening_time_ms"),
+        F.sum("duration_ms").alias("track_durations"),
+        F.count(F.lit(1)).alias("tracks"),
+        F.sum(F.col("play_count") * F.col("popularity")).alias("popularity"),
+        ranked_first(F.col("play_count"), F.col("song_no"), SONGS_PER_GENRE).alias("top_songs"),
+    )
+    return sums.join(listeners, on=keys, how="inner")
 
 
 def kpi_inputs(known: DataFrame, day: DataFrame, plays: DataFrame, catalogue: Catalogue, zone: str) -> KpiInputs:
     """Put together what KPIs are computed from; see `known_listens`, `day_listeners` and `count_plays`."""
+    genre_plays = count_genre_plays(plays, catalogue.songs)
     return KpiInputs(
         listens=known.select("listen_date", "listen_hour", "user_id", "track_no"),
         plays=plays,
-        genre_plays=count_genre_plays(plays, catalogue.songs),
-        genre_listeners=genre_listeners(day, catalogue.genres),
+        genre_plays=genre_plays,
+        genre_days=sum_up_genres(genre_plays, genre_listeners(day, catalogue.genres)),
         hour_listeners=hour_listeners(day, zone),
         songs=catalogue.songs,
         tracks=catalogue.tracks,
+        artists=catalogue.artists,
+        track_artists=catalogue.track_artists,
     )
 
 
@@ -187,11 +221,14 @@ def _not_before_a_change(start: Column, until: Column, zone: str, day: Column | 
 
 
 def _day_start(zone: str) -> Column:
-    return local_to_instant(F.col("listen_date").cast("timestamp"), zone)
+    """The instant at which listen_date begins in the zone, in seconds since 1970."""
+    if zone == "UTC":
+        return F.unix_date("listen_date").cast("bigint") * F.lit(24 * SECONDS_PER_HOUR)
+    return F.unix_seconds(local_to_instant(F.col("listen_date").cast("timestamp"), zone))
 
 
 def _slot(zone: str) -> Column:
-    seconds = F.unix_seconds("listen_hour") - F.unix_seconds(_day_start(zone))
+    seconds = F.unix_seconds("listen_hour") - _day_start(zone)
     return F.floor(seconds / F.lit(_SLOT_SECONDS)).cast("int")
 
 

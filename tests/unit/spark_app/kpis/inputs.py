@@ -9,13 +9,14 @@ from spark_app.catalogue import current_tracks
 from spark_app.kpis.definition import KpiInputs
 from spark_app.kpis.inputs import (
     Catalogue,
+    artists_of_tracks,
     count_plays,
     day_listeners,
     known_listens,
     kpi_inputs,
+    number_songs,
     number_tracks,
     unique_listens,
-    with_numbers,
 )
 from spark_app.validation import instant_to_local
 from tests.unit.spark_app.builders import instant
@@ -42,7 +43,14 @@ def inputs(spark: SparkSession, listens: Sequence[Listen], songs: Sequence[Song]
     rows = [(track, None, genre, name, artists, likes, ms) for track, genre, name, artists, likes, ms in songs]
     named = spark.createDataFrame(rows, SONGS).coalesce(1)
     tracks = number_tracks(current_tracks(named))
-    catalogue = Catalogue(with_numbers(named, tracks), tracks, tuple(sorted({genre for _, genre, *_ in songs})))
+    artists = artists_of_tracks(tracks)
+    catalogue = Catalogue(
+        songs=number_songs(named, tracks),
+        tracks=tracks,
+        artists=artists.select("artist_no", "artist").distinct(),
+        track_artists=artists.select("track_no", "artist_no"),
+        genres=tuple(sorted({genre for _, genre, *_ in songs})),
+    )
     listened = unique_listens(staged(spark, [(1, *listen) for listen in listens], zone).coalesce(1))
     known = known_listens(listened, catalogue, zone)
     return kpi_inputs(known, day_listeners(known, catalogue.genres, zone), count_plays(known), catalogue, zone)
