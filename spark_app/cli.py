@@ -29,6 +29,7 @@ from spark_app.lake import Lake, check_lake, normalise_lake
 from spark_app.ledger import FileVersion, load_ledger
 from spark_app.lock import lake_lock
 from spark_app.log import Steps, log, set_log_context, set_up_logging, warn
+from spark_app.metrics import StageMeter, cost_so_far
 from spark_app.result import RunResult, write_result
 from spark_app.session import build_session
 from spark_app.settings import Settings, load_settings
@@ -86,8 +87,10 @@ def _under_lock(
         with lake_lock(lake, result.run_id, settings.lock_lease_seconds, settings.lock_wait_seconds) as lock:
             with steps.step("start Spark"):
                 session = spark or build_session(settings.retention_days)
+            steps.meter = StageMeter(session)
             context = Context(session, settings, Lake(lake, lock.ensure_held), result.run_id, result, steps)
             _work(arguments)(context)
+            result.cost = cost_so_far(session, settings)
     except AppError as error:
         failure = error
     except KeyboardInterrupt:
@@ -108,7 +111,7 @@ def _conclude(result: RunResult, steps: Steps, failure: AppError | None) -> int:
         result.exit_code = failure.exit_code
         result.status = _STATUS.get(failure.exit_code, "failed")
         result.error = {"code": failure.code, "message": str(failure)}
-    content = result.as_json(datetime.now(UTC), steps.seconds)
+    content = result.as_json(datetime.now(UTC), steps.as_json())
     try:
         uri: str | None = write_result(result.lake, content)
     except StorageError as error:

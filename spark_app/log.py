@@ -6,7 +6,8 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -64,10 +65,12 @@ def warn(message: str, **fields: Any) -> None:
 
 
 class Steps:
-    """Times the steps of a run, one after another."""
+    """Times the steps of a run, one after another; with a `meter`, they also tell the work that it reads."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.work: dict[str, Counter[str]] = {}
+        self.meter: Callable[[], Mapping[str, float]] | None = None
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -79,4 +82,14 @@ class Steps:
         finally:
             spent = time.monotonic() - started
             self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
+        if self.meter is not None:
+            self.work.setdefault(name, Counter()).update(self.meter())
         log(f"{name} done", step=name, seconds=round(spent, 2))
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return each step with its seconds and what else is known of it."""
+        return [{"name": name, "seconds": spent, **self._work_of(name)} for name, spent in self.seconds.items()]
+
+    def _work_of(self, name: str) -> dict[str, float]:
+        work: Mapping[str, float] = self.work.get(name, {})
+        return {what: round(amount, 3) if what.endswith("seconds") else int(amount) for what, amount in work.items()}

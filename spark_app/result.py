@@ -72,9 +72,10 @@ class RunResult:
     audit: list[AuditResult] = field(default_factory=list)
     tables: dict[str, int] = field(default_factory=dict)
     export: dict[str, Any] | None = None
+    cost: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
 
-    def as_json(self, finished_at: datetime, seconds: dict[str, float]) -> dict[str, Any]:
+    def as_json(self, finished_at: datetime, steps: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the content of result.json (schema `conf/schemas/run_result.schema.json`)."""
         by_dataset = {
             name: _totals([f for f in self.files if f.file.dataset == name]) for name in _datasets(self.files)
@@ -102,7 +103,8 @@ class RunResult:
             "quality": self.quality,
             "dirty_dates": self.dirty_dates,
             "audit": [vars(check) for check in self.audit],
-            "steps": [{"name": name, "seconds": spent} for name, spent in seconds.items()],
+            "steps": steps,
+            "cost": self.cost,
             "tables": self.tables,
             "export": self.export,
             "warnings": self.warnings,

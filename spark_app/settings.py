@@ -48,6 +48,8 @@ class Settings(BaseModel):
     retention_days: Annotated[int, Field(ge=0)]
     inspect_on_driver_bytes: Annotated[int, Field(ge=0)]
     rows_per_data_file: Annotated[int, Field(ge=1000)]
+    usd_per_vcpu_hour: Annotated[float, Field(ge=0)]
+    usd_per_gb_hour: Annotated[float, Field(ge=0)]
 
 
 Environment = Literal["local", "emr"]

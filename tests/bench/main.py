@@ -112,7 +112,7 @@ def side_by_side(ways: Sequence[Way], listens: int, rounds: int) -> dict[str, An
     """Run all ways `rounds` times in alternation; results are compared once, in the first round."""
     source = data(listens, DAYS if listens >= SMALL else 1)
     runs: dict[str, list[Measurement]] = {way.name: [] for way in ways}
-    steps: list[dict[str, Any]] = []
+    steps: list[list[dict[str, Any]]] = []
     for number in range(rounds):
         for way in ways:
             target = output(way.name)
@@ -122,7 +122,7 @@ def side_by_side(ways: Sequence[Way], listens: int, rounds: int) -> dict[str, An
         if number == 0:
             check_results(ways)
         if "ours" in runs:
-            steps.append(step_seconds(FOLDER / "out-ours"))
+            steps.append(steps_of(FOLDER / "out-ours"))
     show_ways(listens, runs)
     show_steps(steps)
     plot(listens, runs)
@@ -162,11 +162,12 @@ def check_results(ways: Sequence[Way]) -> None:
         say(f"{way.name}: same figures as ours")
 
 
-def step_seconds(lake: Path) -> dict[str, Any]:
-    """Return seconds by step of the newest run of a lake."""
+def steps_of(lake: Path) -> list[dict[str, Any]]:
+    """Return the steps of the newest run of a lake, with seconds and bytes, and the sum of them."""
     newest = max(lake.glob("runs/*/result.json"), key=lambda path: path.stat().st_mtime)
-    result = json.loads(newest.read_text("utf-8"))
-    return {step["name"]: step["seconds"] for step in result["steps"]} | {"total": result["seconds"]}
+    steps: list[dict[str, Any]] = json.loads(newest.read_text("utf-8"))["steps"]
+    numbers = {key for step in steps for key in step if key != "name"}
+    return [*steps, {"name": "total"} | {key: sum(step.get(key, 0) for step in steps) for key in numbers}]
 
 
 # --- other questions ---
@@ -263,12 +264,21 @@ def show_ways(listens: int, runs: Mapping[str, Sequence[Measurement]]) -> None:
     Console().print(table)
 
 
-def show_steps(steps: Sequence[Mapping[str, float]]) -> None:
-    """Print the seconds of our steps (medians)."""
-    if not steps:
+def show_steps(rounds: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+    """Print what our steps took and moved: medians of the rounds; steps of under 0.1 s are left out."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rounds:
         return
-    medians = {name: statistics.median(run[name] for run in steps) for name in steps[0]}
-    print("our steps, s: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in medians.items() if seconds >= 0.1))
+    columns = ("seconds", "cpu_seconds", "input_bytes", "output_bytes", "shuffle_bytes", "spilled_bytes")
+    heads = ("seconds", "CPU s of tasks", "MB read", "MB written", "MB shuffled", "MB spilled")
+    table = Table("step", *heads, title="our steps")
+    for position, step in enumerate(rounds[0]):
+        of = [statistics.median(steps[position].get(column, 0) for steps in rounds) for column in columns]
+        if of[0] >= 0.1:
+            table.add_row(step["name"], *(f"{value:.1f}" for value in of[:2]), *(f"{v / 1e6:,.1f}" for v in of[2:]))
+    Console().print(table)
 
 
 def plot(listens: int, runs: Mapping[str, Sequence[Measurement]]) -> None:

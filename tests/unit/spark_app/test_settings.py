@@ -83,6 +83,8 @@ def test_an_assignment_without_value_is_refused() -> None:
         "export_part_items=0",
         "retention_days=-1",
         "rows_per_data_file=999",
+        "usd_per_vcpu_hour=-1",
+        "usd_per_gb_hour=free",
     ],
 )
 def test_a_value_that_is_not_allowed_is_named(assignment: str) -> None:
