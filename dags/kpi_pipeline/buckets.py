@@ -167,6 +167,8 @@ class Buckets:
             try:
                 self._client.delete_object(Bucket=source.bucket, Key=source.key, IfMatch=f'"{source.etag}"')
             except ClientError as error:
+                if error_code(error) in GONE:
+                    return  # deleted by a request whose reply was lost, or by somebody else: gone is what it should be
                 if error_code(error) in CHANGED:
                     raise MovedAwayError(f"{source.uri} has changed since it was listed") from error
                 raise

@@ -8,6 +8,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from moto import mock_aws
 from mypy_boto3_dynamodb import DynamoDBClient
 
@@ -169,6 +170,23 @@ def test_a_file_that_changed_meanwhile_is_left_alone(
     with pytest.raises(MovedAwayError):
         buckets.delete(listed.stored)
     assert move_done(buckets, ledger, settings, list_source(buckets, settings)).archived == {}
+
+
+def test_a_file_whose_deletion_lost_its_reply_is_gone_and_that_is_fine(
+    s3: Any, buckets: Buckets, settings: PipelineSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """botocore then sends the request again, and S3 finds nothing that it could compare the etag with."""
+    put(s3, "streams/a.csv")
+    (file,) = list_source(buckets, settings)
+    delete = s3.delete_object
+
+    def twice(**request: Any) -> Any:
+        delete(**request)
+        raise ClientError({"Error": {"Code": "NoSuchKey"}}, "DeleteObject")
+
+    monkeypatch.setattr(s3, "delete_object", twice)
+    buckets.delete(file.stored)
+    assert keys(s3, "raw/") == []
 
 
 def test_two_contents_of_a_name_on_one_day_are_both_kept(
