@@ -1,0 +1,197 @@
+"""A bucket as a run of the DAG finds it when its Spark job has ended, and what must be equal after the other tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+from mypy_boto3_dynamodb import DynamoDBClient
+
+from tests.faults.content import OF_A_RUN, plain
+from tests.faults.harness import KILLED, Plan, Process, Workplace
+from tests.integration.delivery_helpers import STATUS, day, kpis, run_delivery, scan
+from tests.local.dynamodb_local import CREDENTIALS
+from tests.local.export_files import write_export
+from tests.local.spark_submit import ROOT
+
+TASKS = ROOT / "tests" / "faults" / "tasks.py"
+RUN_ID = "scheduled__2024-06-26"
+SPARK_RUN_ID = "scheduled__2024-06-26"
+TODAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+GOOD = "user_id,track_id,listen_time\n{n},t{n},2024-06-25 10:00:00\n"
+FILES = {
+    "songs/songs.csv": "track_id,artists,track_name,duration_ms,track_genre\nt1,A,One,200000,pop\n",
+    "users/users.csv": "user_id\n1\n",
+    "streams/a.csv": GOOD.format(n=1),
+    "streams/b.csv": GOOD.format(n=2),
+    "streams/bad.csv": "user_id,track_id,listen_time\nx,y,z\n",
+}
+GENRES = [f"genre-{number:02d}" for number in range(30)]
+BEFORE = {date: day(date, [*GENRES[:5], "gone"], plays=3) for date in ("2024-06-24", "2024-06-25")}
+NOW = {date: day(date, GENRES, plays=10) for date in ("2024-06-24", "2024-06-25", "2024-06-26")}
+# The lease of a writer that was killed runs out soon; another writer waits for that.
+QUICK = {
+    "MUSIC_KPIS_DYNAMODB_LEASE_SECONDS": "1",
+    "MUSIC_KPIS_DYNAMODB_FIRST_WAIT_SECONDS": "0.01",
+    "MUSIC_KPIS_DYNAMODB_LONGEST_WAIT_SECONDS": "0.2",
+}
+
+
+@dataclass(frozen=True)
+class RunOfDag:
+    """One run of the DAG on buckets and tables of its own."""
+
+    place: Workplace
+    s3: Any
+    client: DynamoDBClient
+    environment: Mapping[str, str]
+    name: str
+
+    @property
+    def prefix(self) -> str:
+        """Of the tables."""
+        return f"{self.name}-"
+
+    @property
+    def state(self) -> Path:
+        """What Airflow's database knows."""
+        return self.place.folder / "state.json"
+
+    def set_up(self) -> None:
+        """Deliver what was there before, then fill the bucket as it is after the Spark job."""
+        lake = self.place.lake
+        write_export(lake, 1, BEFORE)
+        run_delivery(lake, self.prefix)
+        write_export(lake, 2, NOW, run_id=SPARK_RUN_ID, days_a_part=1)
+        location: Any = {"LocationConstraint": CREDENTIALS["region_name"]}
+        self.s3.create_bucket(Bucket=self.name, CreateBucketConfiguration=location)
+        for name, text in FILES.items():
+            self.s3.put_object(Bucket=self.name, Key=f"raw/{name}", Body=text.encode())
+        for path in lake.rglob("*.*"):
+            self.s3.upload_file(str(path), self.name, f"lake/{path.relative_to(lake)}")
+        result = json.dumps(_result()).encode()
+        self.s3.put_object(Bucket=self.name, Key=f"lake/runs/{SPARK_RUN_ID}/result.json", Body=result)
+        settings = {
+            **dict.fromkeys(("source_bucket", "lake_bucket", "intermediate_bucket"), self.name),
+            "archive_bucket": self.name,
+            "emr_application_id": "none",
+            "execution_role_arn": "arn:aws:iam::123456789012:role/none",
+            "table_prefix": self.prefix,
+        }
+        state = {"settings": settings, "run_id": RUN_ID, "spark_run_id": SPARK_RUN_ID, "done": {}}
+        self.state.write_text(json.dumps(state), "utf-8")
+
+    def start(self, plan: Plan | None = None) -> Process:
+        """Start the tasks that are not done yet."""
+        command = [sys.executable, str(TASKS), str(self.state)]
+        return self.place.start_process(command, dict(self.environment), plan)
+
+    def die(self, plan: Plan) -> Process:
+        """See the tasks killed at a point."""
+        process = self.start(plan)
+        code = process.wait()
+        assert code == KILLED, f"{plan.point}: not reached: {process.text[-3000:]}"
+        assert plan.point is None or process.trace[-1] == plan.point
+        return process
+
+    def end_well(self) -> None:
+        """Start the tasks that are not done yet; they must succeed."""
+        process = self.start()
+        assert process.wait() == 0, process.text[-4000:]
+
+    def end(self) -> dict[str, Any]:
+        """All objects of the bucket and all items, without what tells of a run or of today."""
+        objects = {}
+        for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.name):
+            for entry in page.get("Contents", []):
+                if not entry["Key"].startswith("lake/"):
+                    body: bytes = self.s3.get_object(Bucket=self.name, Key=entry["Key"])["Body"].read()
+                    objects[TODAY.sub("DAY", entry["Key"])] = _without_today(body)
+        receipt = self.s3.get_object(Bucket=self.name, Key=f"lake/exports/{SPARK_RUN_ID}/delivered.json")
+        counts = json.loads(receipt["Body"].read())
+        days = [
+            {k: v for k, v in item.items() if k not in OF_A_RUN} for item in scan(self.client, self.prefix + STATUS)
+        ]
+        files = scan(self.client, f"{self.prefix}ProcessedStreams")
+        return {
+            "objects": objects,
+            "receipt": (counts["dates"], counts["undeliverable"]),
+            "kpis": {name: sorted(map(plain, items)) for name, items in kpis(self.client, self.prefix).items()},
+            "days": sorted(map(plain, days)),
+            "files": sorted(plain({k: v for k, v in file.items() if k != "processed_on"}) for file in files),
+        }
+
+
+def client_of(endpoint: str) -> Any:
+    """A client of moto's S3."""
+    return boto3.client("s3", endpoint_url=endpoint, **CREDENTIALS)
+
+
+def _without_today(body: bytes) -> str:
+    text = body.decode()
+    if not text.startswith("{"):
+        return text
+    fields = json.loads(text)
+    return plain({name: value for name, value in fields.items() if name not in {"rejected_on", "modified_at"}})
+
+
+def _result() -> dict[str, Any]:
+    files = []
+    for name, text in FILES.items():
+        bad = name == "streams/bad.csv"
+        file = {
+            "dataset": name.partition("/")[0],
+            "name": name,
+            "path": f"s3://any/raw/{name}",
+            "etag": hashlib.md5(text.encode(), usedforsecurity=False).hexdigest(),
+            "size": len(text),
+            "modified_at": "2024-06-26T01:00:00+00:00",
+            "outcome": "rejected" if bad else "accepted",
+            "reason": "too_many_quarantined" if bad else None,
+            "message": "1 of 1 rows are bad" if bad else None,
+            "rows": 1,
+            "valid": 0 if bad else 1,
+            "duplicates": 0,
+            "quarantined": int(bad),
+            "waiting": 0,
+            "unknown_users": 0,
+            "quarantined_by_reason": {},
+            "notes": [],
+            "quality": {},
+            "samples": [{"raw": "x,y,z", "reasons": ["invalid_user_id"]}] if bad else [],
+        }
+        files.append(file)
+    counts = {"rows": 0, "valid": 0, "duplicates": 0, "quarantined": 0, "waiting": 0, "unknown_users": 0}
+    return {
+        "schema_version": 1,
+        "run_id": SPARK_RUN_ID,
+        "command": "run",
+        "status": "succeeded",
+        "exit_code": 0,
+        "application_version": "0.1.0",
+        "started_at": "2024-06-26T02:00:00+00:00",
+        "finished_at": "2024-06-26T02:01:00+00:00",
+        "seconds": 60.0,
+        "input": None,
+        "lake": "s3://any/lake",
+        "error": None,
+        "files": files,
+        "passed_over": [],
+        "ignored_files": [],
+        "totals": {"files": {"accepted": 4, "rejected": 1}, **counts, "quarantined_by_reason": {}},
+        "totals_by_dataset": {},
+        "quality": {},
+        "dirty_dates": [],
+        "audit": [],
+        "steps": [],
+        "tables": {},
+        "export": None,
+        "warnings": [],
+    }

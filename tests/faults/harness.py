@@ -1,0 +1,223 @@
+"""Start the application as a process group of its own, kill it at a point, start it again, and compare the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mypy_boto3_dynamodb import DynamoDBClient
+
+from tests.conftest import TEST_CONF
+from tests.faults.content import LakeSnapshot, delivered_items
+from tests.faults.points import VARIABLE
+from tests.integration.delivery_helpers import run_delivery
+from tests.local.spark_submit import ROOT, spark_home, submit_environment, submit_options
+
+LAUNCHER = ROOT / "tests" / "faults" / "launcher.py"
+TIMEOUT_S = 240
+# Small parts, so that an export has several.
+SETTINGS: dict[str, object] = {"export_part_items": 10}
+MEMORY = {"spark.driver.memory": "512m"}
+KILLED = -signal.SIGKILL
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to happen at which point: see `tests.faults.points`."""
+
+    point: str | None = None
+    do: str = "kill"
+    nth: int = 1
+    total: int | None = None
+    delay: float = 0
+    release: Path | None = None
+
+
+@dataclass
+class Process:
+    """A started process group and the trace of its points."""
+
+    popen: subprocess.Popen[str]
+    trace_file: Path
+    output: Path
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def trace(self) -> list[str]:
+        """The points reached so far, in order."""
+        return self.trace_file.read_text("utf-8").splitlines() if self.trace_file.exists() else []
+
+    def wait(self, timeout: float = TIMEOUT_S) -> int:
+        """Wait for the end and return the exit code; nothing of the group is left then."""
+        try:
+            return self.popen.wait(timeout)
+        finally:
+            self.kill()
+
+    def wait_for(self, point: str, timeout: float = TIMEOUT_S) -> None:
+        """Wait until a point is reached."""
+        deadline = time.monotonic() + timeout
+        while point not in self.trace:
+            assert self.popen.poll() is None, f"ended before {point}: {self.text[-2000:]}"
+            assert time.monotonic() < deadline, f"not reached in time: {point}"
+            time.sleep(0.02)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the whole group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, number)
+
+    def kill(self) -> None:
+        """Kill the whole group and wait until it is gone, Java too."""
+        self.signal(signal.SIGKILL)
+        self.popen.wait()
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                os.killpg(self.popen.pid, 0)
+            except (ProcessLookupError, PermissionError):
+                return
+            time.sleep(0.01)
+
+    @property
+    def text(self) -> str:
+        """What it has printed."""
+        return self.output.read_text("utf-8", errors="replace")
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A folder with one lake; processes are started on it one after another."""
+
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    lake_uri: str = ""
+    purposes: tuple[str, ...] = ("delta",)
+
+    @property
+    def lake(self) -> Path:
+        """The lake as a local folder."""
+        return self.folder / "lake"
+
+    def start(
+        self,
+        command: Sequence[str],
+        run_id: str,
+        plan: Plan | None = None,
+        env: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> Process:
+        """Start a command of the application."""
+        conf = TEST_CONF | MEMORY
+        options = [part for name, value in conf.items() for part in ("--conf", f"{name}={value}")]
+        given = [part for name, value in (SETTINGS | settings).items() for part in ("--set", f"{name}={value}")]
+        lake = self.lake_uri or str(self.lake)
+        submit = [str(spark_home() / "bin" / "spark-submit"), *submit_options(self.purposes), *options]
+        arguments = [*command, "--lake", lake, "--run-id", run_id, *given, "--log-format", "text"]
+        empty = self.folder / "conf"
+        empty.mkdir(exist_ok=True)
+        environment = submit_environment({**os.environ, **self.environment, **(env or {})}, short_run=True)
+        environment["SPARK_CONF_DIR"] = str(empty)
+        return self.start_process([*submit, str(LAUNCHER), *arguments], environment, plan)
+
+    def start_process(self, command: Sequence[str], environment: dict[str, str], plan: Plan | None) -> Process:
+        """Start any command in a group of its own."""
+        number = len(list(self.folder.glob("output-*")))
+        trace, output = self.folder / f"trace-{number}", self.folder / f"output-{number}"
+        if plan is not None:
+            wanted = {name: str(v) if isinstance(v, Path) else v for name, v in vars(plan).items() if v is not None}
+            environment = {**environment, VARIABLE: json.dumps({"trace": str(trace), **wanted})}
+        with output.open("w") as stream:
+            popen = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+                cwd=self.folder,
+            )
+        return Process(popen, trace, output)
+
+    def run(self, command: Sequence[str], run_id: str, plan: Plan | None = None) -> Process:
+        """Run a command of the application to its end, whatever that is."""
+        process = self.start(command, run_id, plan)
+        process.wait()
+        return process
+
+    def run_well(self, command: Sequence[str], run_id: str) -> Process:
+        """Run a command of the application, which must succeed."""
+        process = self.run(command, run_id)
+        assert process.popen.returncode == 0, process.text[-4000:]
+        return process
+
+    def die(self, command: Sequence[str], run_id: str, point: str, nth: int = 1) -> Death:
+        """Start a command and see it killed at a point."""
+        process = self.start(command, run_id, Plan(point, nth=nth))
+        code = process.wait()
+        proof = process.trace[-1] if process.trace else ""
+        if code == KILLED and proof.startswith(point):
+            return Death(point, proof.removeprefix(point).strip(" ()"))
+        raise NotReachedError(f"{point}: ended with {code} after {process.trace[-3:]}: {process.text[-3000:]}")
+
+    def deliver(self, prefix: str) -> Any:
+        """Deliver the newest export, in this process."""
+        return run_delivery(self.lake, prefix)
+
+
+class NotReachedError(AssertionError):
+    """A process ended before it came to the point at which it was to be killed."""
+
+
+@dataclass(frozen=True)
+class Death:
+    """A point at which a process was killed, and what the trace says more of it."""
+
+    point: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class End:
+    """All that must be equal at the end."""
+
+    lake: dict[str, Any]
+    items: dict[str, Any]
+
+    def differences(self, other: End) -> list[str]:
+        """Return a line for each part that differs."""
+        lines = []
+        for what, ours, theirs in (("lake", self.lake, other.lake), ("DynamoDB", self.items, other.items)):
+            for name in sorted(ours.keys() | theirs.keys()):
+                here, there = ours.get(name), theirs.get(name)
+                if here != there:
+                    lines += [f"{what}, {name}: {_first_difference(here, there)}"]
+        return lines
+
+
+def end_of(place: Workplace, client: DynamoDBClient, prefix: str) -> End:
+    """Read the lake and DynamoDB."""
+    return End(LakeSnapshot(place.lake).everything(), delivered_items(client, prefix))
+
+
+def copy_lake(source: Path, place: Workplace) -> Workplace:
+    """Put a copy of a lake into a workplace."""
+    shutil.copytree(source, place.lake)
+    return place
+
+
+def _first_difference(ours: Any, theirs: Any) -> str:
+    if isinstance(ours, list) and isinstance(theirs, list):
+        only = [row for row in ours if row not in theirs], [row for row in theirs if row not in ours]
+        return f"{len(ours)} and {len(theirs)}; only here {only[0][:3]}, only there {only[1][:3]}"
+    return f"{ours!r} and {theirs!r}"

@@ -1,0 +1,101 @@
+"""What `spark-submit` is given in place of the application: it puts points around all that the application writes.
+
+The application itself is not touched: its functions that reach the lake are wrapped from outside.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = str(Path(__file__).resolve().parent)
+sys.path[:] = [entry for entry in sys.path if entry != HERE]
+
+from spark_app import cli, lock  # noqa: E402 (not before the path is right)
+from spark_app.delta_tables import Table  # noqa: E402
+from spark_app.errors import StorageError  # noqa: E402
+from spark_app.storage import LocalStorage, S3Storage  # noqa: E402
+from tests.faults.points import LONGEST_HOLD_S, LostReply, Points  # noqa: E402
+
+WRITES = ("write", "write_if", "delete_if", "delete_folder")
+
+
+def name_of(uri: str, method: str) -> str:
+    """Name a file of the lake by its kind, whatever the run is called."""
+    parts = uri.split("/")
+    last = parts[-1]
+    if last == "lake.lock":
+        return "give back the lake's lock" if method == "delete_if" else "take the lake's lock"
+    if last == "_first_write":
+        table = "/".join(parts[-3:-1])
+        return f"{table} first write {'done' if method == 'delete_if' else 'begun'}"
+    if method == "delete_folder":
+        return "empty the export's folder"
+    if last.startswith("part-"):
+        return f"export {parts[-2]} {last.partition('.')[0]}"
+    return {"manifest.json": "export manifest"}.get(last, last)
+
+
+def wrap_storage(points: Points, kind: type[Any]) -> None:
+    """Put points around every write of a store."""
+    for method in WRITES:
+        original = getattr(kind, method)
+
+        @functools.wraps(original)
+        def wrapped(self: Any, uri: str, *rest: Any, _original: Any = original, _method: str = method) -> Any:
+            try:
+                return points.around(name_of(uri, _method), lambda: _original(self, uri, *rest))
+            except LostReply as error:
+                raise StorageError(str(error)) from error
+
+        setattr(kind, method, wrapped)
+
+
+def wrap_renaming(points: Points) -> None:
+    """A local file gets its name at the end: the point inside is right before."""
+    rename = Path.replace
+
+    def wrapped(self: Path, target: Any) -> Any:
+        points.inside()
+        return rename(self, target)
+
+    Path.replace = wrapped  # type: ignore[method-assign]
+
+
+def wrap_tables(points: Points) -> None:
+    """Put points around every commit of a Delta table."""
+    replace = Table.replace
+
+    def wrapped(self: Table, frame: Any, where: Any, metadata: dict[str, Any], *rest: Any, **more: Any) -> int:
+        name = f"{'/'.join(self.uri.split('/')[-2:])} {metadata['step']}"
+        points.reached(f"{name}: before")
+        if name.startswith("staged/") and points.waits_for_ever(name):
+            time.sleep(LONGEST_HOLD_S)
+        points.kill_at_first_data_file(self.uri, name)
+        version = replace(self, frame, where, metadata, *rest, **more)
+        points.reached(f"{name}: after")
+        return version
+
+    Table.replace = wrapped  # type: ignore[method-assign]
+
+
+def main() -> int:
+    """Run the application with points in it, if any are planned."""
+    points = Points.planned()
+    if points is not None:
+        for kind in (LocalStorage, S3Storage):
+            wrap_storage(points, kind)
+        wrap_renaming(points)
+        wrap_tables(points)
+    machine = os.environ.get("FAULTS_MACHINE")
+    if machine:  # as if on a machine of its own, where nobody can see whether a process of another is alive
+        lock._machine = lambda: machine
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""The life of a lake: killed at one named point, started again, killed at the next one, and so on to a good end.
+
+A point can only be reached while its step is still to do; so the points of a life stand in the order of a run.
+"""
+
+from __future__ import annotations
+
+from tests.faults.points import AFTER, BEFORE, INSIDE
+
+KPIS = ("daily_genre", "top_songs", "top_genres", "hourly", "hourly_top_artists")
+
+
+def around(*names: str) -> list[str]:
+    """All three points of writes."""
+    return [f"{name}: {when}" for name in names for when in (BEFORE, INSIDE, AFTER)]
+
+
+TAKING_IN = [
+    "ops/ingested_files open: before",
+    "ops/ingested_files open: inside",
+    "ops/ingested_files open: after",
+    "ops/ingested_files recover: before",
+    "ops/ingested_files recover: inside",
+    "ops/ingested_files recover: after",
+    "quarantine/records quarantine: before",
+    "quarantine/records quarantine: inside",
+    "quarantine/records quarantine: after",
+]
+STAGING = [
+    "staged/streams stage: before",
+    "staged/streams stage: inside",
+    "staged/songs stage: before",
+    "staged/songs stage: inside",
+]
+PUBLISHING = around(*(f"kpis/{name} publish" for name in KPIS)) + around("ops/progress progress")
+# After the progress: only the export is left to do, so it alone is begun again each time.
+EXPORTING = [
+    "empty the export's folder: after",
+    "export DailyGenreKPIs part-00000: inside",
+    "export HourlyKPIs part-00000: after",
+    "export DailyGenreKPIs part-00001: before",
+    "export manifest: before",
+    "export manifest: inside",
+    "export manifest: after",
+]
+ENDING = [
+    "give back the lake's lock: before",
+    "give back the lake's lock: after",
+    "result.json: before",
+    "result.json: inside",
+    "result.json: after",
+]
+BEGINNING = ["take the lake's lock: before", "take the lake's lock: inside", "take the lake's lock: after"]
+
+# Of an empty lake, where each table is written for the first time.
+FIRST_DAY = [
+    *BEGINNING,
+    *around("lake.json"),
+    *TAKING_IN,
+    *STAGING,
+    "staged/users stage: inside",
+    "staged/users stage: after",
+    "staged/songs stage: after",
+    "staged/streams first write begun: inside",
+    "staged/streams stage: after",
+    "kpis/hourly first write begun: after",
+    "kpis/hourly publish: inside",
+    "kpis/hourly publish: after",
+    "ops/progress progress: inside",
+    "export DailyGenreKPIs part-00000: inside",
+    "export manifest: inside",
+]
+# Of a lake with data: a corrected file, a late one, new ones, a song that changes.
+SECOND_DAY = [
+    *TAKING_IN,
+    *STAGING,
+    "staged/songs stage: after",
+    "staged/streams stage: after",
+    *PUBLISHING,
+    *EXPORTING,
+]
+# All is staged and is not to be staged again.
+SETTLING = around("ops/ingested_files settle")
