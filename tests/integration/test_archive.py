@@ -175,7 +175,7 @@ def test_a_file_that_changed_meanwhile_is_left_alone(
 def test_a_file_whose_deletion_lost_its_reply_is_gone_and_that_is_fine(
     s3: Any, buckets: Buckets, settings: PipelineSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """botocore then sends the request again, and S3 finds nothing that it could compare the etag with."""
+    """Then botocore sends the request again, and S3 finds nothing that it could compare the etag with."""
     put(s3, "streams/a.csv")
     (file,) = list_source(buckets, settings)
     delete = s3.delete_object
