@@ -28,6 +28,7 @@ _CHUNK = 4 * 1024 * 1024
 _MAX_HEADER = 1024 * 1024
 _BOM = codecs.BOM_UTF8
 _GZIP = 16 + zlib.MAX_WBITS
+_WHITE_SPACE = " \t\r\n\f\v"  # as in records.py: what Spark takes for blank too
 _BLANK_LINE = re.compile(rb"(?m)^[ \t\r\f\v]*\n")
 
 
@@ -182,7 +183,7 @@ class _Scan:
         self._in_header = False
         if self.reason is not None:
             return
-        text = line.removeprefix(_BOM).decode("utf-8", "replace").strip()
+        text = line.removeprefix(_BOM).decode("utf-8", "replace").strip(_WHITE_SPACE)
         if not text:
             what = "the first line is blank; it must be the header" if self._head.count(b"\n") else "the file is empty"
             self.fail("empty_file", what)
@@ -190,7 +191,7 @@ class _Scan:
         try:
             if text.count('"') % 2:  # Spark would not know such a line for the header
                 raise csv.Error("a quote is not closed")
-            names = tuple(name.strip() for name in next(csv.reader([text], strict=True)))
+            names = tuple(name.strip(_WHITE_SPACE) for name in next(csv.reader([text], strict=True)))
         except csv.Error as error:
             self.fail("missing_column", f"the header can't be read: {error}")
             return

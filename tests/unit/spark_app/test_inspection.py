@@ -110,6 +110,8 @@ def test_the_count_is_that_of_an_independent_split(lines: list[bytes], chunk: in
         (b"user_id,track_id,listen_time,track_id\n", "duplicate_column", "names a column twice: track_id"),
         (b'"user_id,track_id,listen_time\n', "missing_column", "the header can't be read"),
         (b'user_id,track_id,listen_time,5" vinyl\n', "missing_column", "the header can't be read"),
+        ("user_id\u00a0,track_id,listen_time\n".encode(), "missing_column", "lacks required columns: `user_id`"),
+        ("\u2003user_id,track_id,listen_time\n".encode(), "missing_column", "lacks required columns: `user_id`"),
         (b"user_id;track_id;listen_time\n", "missing_column", "it has: user_id;track_id;listen_time"),
         (HEADER + b"1,t\xff,x\n", "not_utf8", "byte 0xff about 32 bytes into it"),
         (HEADER + "1,é,x\n".encode("latin-1"), "not_utf8", "not UTF-8 text: byte 0xe9"),

@@ -159,6 +159,8 @@ def test_the_tolerance_for_the_future_is_a_setting(spark: SparkSession) -> None:
         ('"user_id","track_id","listen_time"', ("user_id", "track_id", "listen_time"), True),
         ('\ufeff"user_id","track_id","listen_time"', ("user_id", "track_id", "listen_time"), True),
         ('\ufeff"user_id",track_id,"listen_time"\r', ("user_id", "track_id", "listen_time"), True),
+        ('user_id,track_id,"listen_time\r\r"', ("user_id", "track_id", "listen_time"), True),
+        ("user_id\u00a0,track_id,listen_time", ("user_id", "track_id", "listen_time"), False),
         ('listen_time,"a, b",track_id,user_id', ("listen_time", "a, b", "track_id", "user_id"), True),
         ("user_id,track_id,Listen_time", ("user_id", "track_id", "listen_time"), False),
         ("track_id,user_id,listen_time", ("user_id", "track_id", "listen_time"), False),
