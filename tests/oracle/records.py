@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import re
 import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -41,25 +43,36 @@ def read_table(
     name: str, content: bytes, required: Collection[str], optional: Collection[str], *, multi_line: bool
 ) -> Table:
     """Header and records of one CSV file; columns of other names count for nothing. Raises FileRejectedError."""
-    lines = _decode(name, content).removeprefix(BYTE_ORDER_MARK).split("\n")
-    if all(_is_blank(line) for line in lines):
-        raise FileRejectedError("empty_file")
-    columns = tuple(_fields(lines[0]) or ()) if _balanced(lines[0]) else ()
-    if not set(required) <= set(columns):
-        raise FileRejectedError("missing_column")
-    if any(columns.count(column) > 1 for column in (*required, *optional)):
-        raise FileRejectedError("duplicate_column")
+    text, cut_off = _decode(_unpack(content) if name.endswith(".gz") else content)
+    lines = text.removeprefix(BYTE_ORDER_MARK).split("\n")
+    if len(lines) > 1 or not cut_off:  # the header is looked at before the end of the file
+        columns = _header(lines[0], required, optional)
+    if cut_off:
+        raise FileRejectedError("not_utf8")
     read = _records_over_lines if multi_line else _records_of_lines
     return Table(columns, tuple(read(lines, columns)))
 
 
-def _decode(name: str, content: bytes) -> str:
-    if name.endswith(".gz") and content:
-        content = _unpack(content)
+def _header(line: str, required: Collection[str], optional: Collection[str]) -> tuple[str, ...]:
+    if _is_blank(line):
+        raise FileRejectedError("empty_file")
+    readable = _balanced(line) and "\r" not in re.sub('"[^"]*"', "", line).rstrip(ASCII_SPACE)
+    columns = tuple(_fields(line, strict=True) or ()) if readable else ()
+    if not set(required) <= set(columns):
+        raise FileRejectedError("missing_column")
+    if any(columns.count(column) > 1 for column in (*required, *optional)):
+        raise FileRejectedError("duplicate_column")
+    return columns
+
+
+def _decode(content: bytes) -> tuple[str, bool]:
+    """The text, and whether it ends within a character."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        return content.decode("utf-8")
+        text = decoder.decode(content)
     except UnicodeDecodeError as error:
         raise FileRejectedError("not_utf8") from error
+    return text, decoder.getstate()[0] != b""
 
 
 def _unpack(content: bytes) -> bytes:
@@ -122,12 +135,12 @@ def _record(number: int, line: str, columns: tuple[str, ...]) -> Record:
     return Record(number, raw, dict(zip(columns, fields, strict=True)))
 
 
-def _fields(text: str) -> list[str] | None:
-    """The trimmed fields, or nothing when the text isn't exactly one CSV record."""
+def _fields(text: str, *, strict: bool = False) -> list[str] | None:
+    """The trimmed fields, or nothing when the text isn't exactly one CSV record (strict: or has text behind quotes)."""
     # A carriage return within a line is a character like others; to the csv module it would be a line end.
     hidden = text.rstrip("\r").replace("\r", NO_CHARACTER)
     try:
-        (row,) = csv.reader([hidden], doublequote=True)
+        (row,) = csv.reader([hidden], doublequote=True, strict=strict)
     except csv.Error:  # a line end outside quotes
         return None
     return [value.replace(NO_CHARACTER, "\r").strip(ASCII_SPACE) for value in row]
