@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Callable
 
 import boto3
+import botocore
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -42,7 +43,9 @@ def dynamodb_client(endpoint_url: str | None = None, connections: int = 10, atte
 
 def batch_client(endpoint_url: str | None = None, connections: int = 10) -> DynamoDBClient:
     """Return a client for BatchWriteItem alone: it checks no parameters and retries nothing, the batch writer does."""
-    config = _config(connections, attempts=1).merge(Config(parameter_validation=False))
+    # With a user agent of our own, botocore doesn't put one together anew for each request (an eighth of its time).
+    lean = Config(parameter_validation=False, user_agent=f"music-streaming-kpis Botocore/{botocore.__version__}")
+    config = _config(connections, attempts=1).merge(lean)
     with _plain_client_errors("DynamoDB"):
         return _session().client("dynamodb", endpoint_url=endpoint_url, config=config)
 
