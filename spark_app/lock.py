@@ -91,7 +91,7 @@ class LakeLock:
 
     def _take(self, tag: str | None) -> bool:
         asked_at = time.monotonic()
-        self._tag = self._storage.write_if(self._uri, self._content(), tag)
+        self._tag = self._write_if(tag)
         self._renewed_at = asked_at
         return self._tag is not None
 
@@ -100,16 +100,21 @@ class LakeLock:
             if self._lost or self._tag is None:
                 return False
             asked_at = time.monotonic()
-            tag = self._storage.write_if(self._uri, self._content(), self._tag)
+            tag = self._write_if(self._tag)
             if tag is None:
-                # A reply may have been lost: if what is there is ours, the write did happen.
-                there = self._storage.read_tagged(self._uri)
-                if there is None or _parse(there[0]).get("holder") != self._holder["holder"]:
-                    self._lost = True
-                    return False
-                tag = there[1]
+                self._lost = True
+                return False
             self._tag, self._renewed_at = tag, asked_at
             return True
+
+    def _write_if(self, tag: str | None) -> str | None:
+        """Write the lease if the file still has this tag; return its new tag, or None if another was quicker."""
+        written = self._storage.write_if(self._uri, self._content(), tag)
+        if written is not None:
+            return written
+        # A reply may have been lost, and the request sent again: if what is there is ours, the write did happen.
+        there = self._storage.read_tagged(self._uri)
+        return there[1] if there is not None and _parse(there[0]).get("holder") == self._holder["holder"] else None
 
     def _renew_until_stopped(self) -> None:
         while not self._stop.wait(self._lease_seconds / 3):

@@ -200,6 +200,19 @@ def test_a_reply_that_was_lost_does_not_lose_the_lock(faulty: tuple[FaultyDisk, 
     assert content(tmp_path)["beat"] != first
 
 
+def test_a_lock_that_was_taken_without_a_reply_is_held(tmp_path: Path) -> None:
+    """As it was, the run then waited for itself to die."""
+    disk = FaultyDisk()
+    disk.fault = "reply lost"
+    lock = LakeLock(disk, join(str(tmp_path), LOCK_FILE), "mine", 60)
+    lock.acquire(0)
+    disk.fault = ""
+    lock.ensure_held()
+    assert content(tmp_path)["run_id"] == "mine"
+    lock.release()
+    assert not (tmp_path / LOCK_FILE).exists()
+
+
 def test_a_store_that_is_down_for_longer_than_the_lease_stops_the_run_until_it_is_back(
     faulty: tuple[FaultyDisk, LakeLock],
 ) -> None:
