@@ -51,6 +51,12 @@ cmd_run() {
     exec "$PYTHON" -m tests.local.main_job "$@"
 }
 
+## app    any command of the application: ./build.sh app files list --lake .build/lake
+cmd_app() {
+    set_up delta
+    exec "$PYTHON" -m tests.local.app "$@"
+}
+
 ## test   run the tests and report coverage (--all: the long ones too); other arguments go to pytest
 cmd_test() {
     if asks_for_help "$@"; then

@@ -23,6 +23,7 @@ from kpi_pipeline.pipeline_settings import PipelineSettings
 AT_ONCE = 8
 REASON_SUFFIX = ".reason.json"
 SOURCE_NAME = "source-name"
+SOURCE_MODIFIED = "source-modified-at"
 
 
 @dataclass
@@ -136,7 +137,7 @@ def _notes(file: SourceFile, entry: Entry) -> dict[str, str]:
     """What a lost lake would need to take the file in again in the right order."""
     return {
         SOURCE_NAME: file.name,
-        "source-modified-at": file.stored.modified_at.isoformat(),
+        SOURCE_MODIFIED: file.stored.modified_at.isoformat(),
         "run-id": entry.run_id,
     }
 

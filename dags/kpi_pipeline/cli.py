@@ -22,6 +22,7 @@ from kpi_pipeline.errors import PipelineError, UsageError
 from kpi_pipeline.lake import open_lake
 from kpi_pipeline.log import set_up_logging, warn
 from kpi_pipeline.reading import Day, read_day
+from kpi_pipeline.reingest import write_reingest_manifest
 from kpi_pipeline.release import release
 from kpi_pipeline.settings import load_settings
 
@@ -96,6 +97,11 @@ def _add_files(commands: Any, common: argparse.ArgumentParser) -> None:
     releasing.add_argument("--source", required=True, metavar="URI", help="s3://bucket/raw")
     releasing.add_argument("--rejected", required=True, metavar="URI", help="s3://bucket/rejected")
     releasing.set_defaults(command=_release_files)
+    again = actions.add_parser("reingest", help="write a run manifest that fills a lost lake again from the archive")
+    again.add_argument("--source", required=True, metavar="URI", help="s3://bucket/raw, where songs and users are")
+    again.add_argument("--archive", required=True, metavar="URI", help="s3://bucket/archive")
+    again.add_argument("--manifest", required=True, metavar="URI", help="where to write it: s3://… or a file")
+    again.set_defaults(command=_reingest_files)
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -170,6 +176,11 @@ def _release_files(options: argparse.Namespace) -> None:
     ledger = ClaimLedger(load_settings(prefix=options.table_prefix), dynamodb_client(options.endpoint_url))
     for name in options.names:
         print(f"{name}: {release(Buckets(), ledger, options.source, options.rejected, name)}")
+
+
+def _reingest_files(options: argparse.Namespace) -> None:
+    files = write_reingest_manifest(Buckets(), options.source, options.archive, options.manifest)
+    print(f"{options.manifest}: {files} files; next: run --manifest {options.manifest} --lake … (an empty one)")
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:

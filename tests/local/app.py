@@ -1,0 +1,35 @@
+"""`./build.sh app …`: one command of the application under `spark-submit`, with these arguments as they are."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from tests.local.jars import JarError
+from tests.local.main_job import jar_purposes, prepare_for_s3
+from tests.local.processes import StoppedBySignal, run_to_end, signals_raise
+from tests.local.spark_submit import submit_command, submit_environment
+from tests.local.toolchain import ToolchainError
+
+SHORT = {"files", "export", "restore"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Return the application's exit code."""
+    from spark_app.errors import UsageError
+
+    try:
+        with signals_raise():
+            prepare_for_s3(arguments)
+            command = submit_command(arguments, jar_purposes(arguments))
+            return run_to_end(command, submit_environment(os.environ, short_run=bool(SHORT & set(arguments[:1]))))
+    except StoppedBySignal as stop:
+        return stop.exit_code
+    except (JarError, ToolchainError, UsageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
