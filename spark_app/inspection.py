@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 4 * 1024 * 1024
 _MAX_HEADER = 1024 * 1024
+_MAX_LINE = 32 * 1024 * 1024  # longer ones would be several times in memory, of each task
 _BOM = codecs.BOM_UTF8
 _GZIP = 16 + zlib.MAX_WBITS
 _WHITE_SPACE = " \t\r\n\f\v"  # as in records.py: what Spark takes for blank too
@@ -124,6 +125,7 @@ class _Scan:
         self._head = b""
         self._in_header = True
         self._tail = b""
+        self._open_bytes = 0
         self._seen = 0
         self.header: tuple[str, ...] = ()
         self.lines = 0
@@ -164,7 +166,10 @@ class _Scan:
         block = self._tail + block
         end = block.rfind(b"\n") + 1
         rest = block[end:]
-        self._tail = b"x" if rest.strip() else rest  # what matters of an unfinished line is whether it is blank
+        self._tail = b"x" if rest.strip() else rest[:1]  # what matters of an unfinished line is whether it is blank
+        self._open_bytes = len(rest) + (0 if end else self._open_bytes)
+        if self._open_bytes > _MAX_LINE:
+            self.fail("line_too_long", f"a line of more than {_MAX_LINE:,} bytes, about {self._seen:,} bytes into it")
         if end:
             lines = block[:end]
             self.lines += lines.count(b"\n") - len(_BLANK_LINE.findall(lines))

@@ -151,6 +151,19 @@ def test_a_header_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.Mo
     assert "no line end" in (found.message or "")
 
 
+@pytest.mark.parametrize("line_end", [b"\n", b""])
+def test_a_line_that_would_fill_the_memory_is_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line_end: bytes
+) -> None:
+    monkeypatch.setattr(inspection, "_MAX_LINE", 100)
+    short = inspect(tmp_path, HEADER + (b"x" * 80 + b"\n") * 5 + b" " * 60 + line_end)
+    assert (short.reason, short.lines) == (None, 5)
+    found = inspect(tmp_path, HEADER + ROW + b"x" * 120 + line_end + ROW)
+    assert found.reason == "line_too_long"
+    assert "more than 100 bytes" in (found.message or "")
+    assert inspect(tmp_path, HEADER + b" " * 120 + line_end).reason == "line_too_long"
+
+
 # Random enough that the archive is longer than a few chunks.
 PACKED = gzip.compress(HEADER + b"".join(b"%d,t%d,2024-06-25 10:00:00\n" % (i * 7919, i) for i in range(50)))
 
