@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_app.context import Context
@@ -12,6 +13,7 @@ from spark_app.delta_tables import LogGoneError, Table
 from spark_app.ledger import FileVersion, Ledger, Status, save_ledger
 from spark_app.log import warn
 from spark_app.progress import Progress
+from spark_app.stage_files import without_match
 
 
 def recover(context: Context, ledger: Ledger, done: Progress) -> None:
@@ -69,7 +71,22 @@ def _accepted(context: Context, version: FileVersion) -> FileVersion:
     staged = context.lake.staged(version.dataset).read(context.spark).where(F.col("file_id") == version.file_id)
     row = staged.agg(F.count(F.lit(1)).alias("valid"), F.sum("copies").alias("copies")).first()
     valid, copies = (row["valid"], row["copies"] or 0) if row else (0, 0)
-    return replace(version, status=Status.ACCEPTED, valid=valid, duplicates=copies - valid, updated_at=context.now)
+    return replace(
+        version,
+        status=Status.ACCEPTED,
+        valid=valid,
+        duplicates=copies - valid,
+        waiting=_unmatched(context, staged, version.waiting, Dataset.SONGS, "track_id"),
+        unknown_users=_unmatched(context, staged, version.unknown_users, Dataset.USERS, "user_id"),
+        updated_at=context.now,
+    )
+
+
+def _unmatched(context: Context, staged: DataFrame, judged: int, dataset: Dataset, column: str) -> int:
+    """Count listens without a song or user; never more than when they were judged: what came along may not be there."""
+    if not judged or context.lake.staged(dataset).version() < 0:
+        return judged
+    return min(judged, sum(without_match(context, staged, dataset, column).values()))
 
 
 def _undo_quarantine(context: Context, version: FileVersion) -> None:

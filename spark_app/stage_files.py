@@ -60,6 +60,9 @@ def _profile_counts(candidate: Candidate, groups: list[Group]) -> dict[str, Any]
         "rows": profile.rows,
         "quarantined": profile.quarantined,
         "quarantined_by_reason": quarantine_reasons(profile, checked) if checked else {},
+        # As rows, until they are counted as staged; what recovery goes by when the run dies before that.
+        "waiting": profile.waiting if candidate.accepted else 0,
+        "unknown_users": profile.unknown_users if candidate.accepted else 0,
     }
 
 
@@ -142,9 +145,9 @@ def _count_back(context: Context, version: int, dataset: Dataset, groups: list[G
     by_file = {row["file_id"]: row for row in counted}
     waiting = unknown = {}
     if dataset is Dataset.STREAMS and any(c.profile.waiting for c in members):
-        waiting = _without_match(context, mine, Dataset.SONGS, "track_id")
+        waiting = without_match(context, mine, Dataset.SONGS, "track_id")
     if dataset is Dataset.STREAMS and any(c.profile.unknown_users for c in members):
-        unknown = _without_match(context, mine, Dataset.USERS, "user_id")
+        unknown = without_match(context, mine, Dataset.USERS, "user_id")
     for candidate in members:
         row = by_file.get(candidate.pending.file_id)
         valid, copies = (row["valid"], row["copies"]) if row else (0, 0)
@@ -158,8 +161,8 @@ def _count_back(context: Context, version: int, dataset: Dataset, groups: list[G
         )
 
 
-def _without_match(context: Context, staged: DataFrame, dataset: Dataset, column: str) -> dict[int, int]:
-    """Count staged listens by file_id whose track or user is in no staged row."""
+def without_match(context: Context, staged: DataFrame, dataset: Dataset, column: str) -> dict[int, int]:
+    """Return by file_id how many staged listens there are whose track or user is in no staged row."""
     keys = context.lake.staged(dataset).read(context.spark).select(column).distinct()
     missing = staged.join(keys, on=column, how="left_anti").groupBy("file_id").count().collect()
     return {row["file_id"]: row["count"] for row in missing}
