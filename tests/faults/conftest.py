@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,16 +49,44 @@ def tell(request: pytest.FixtureRequest) -> Tell:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What two runs leave that nobody disturbs: the lake after the first one, and both ends."""
+    """What runs leave that nobody disturbs: of the first day, and of the second. Each is made once for all workers."""
 
     sample: Sample
-    base: Path
-    ends: tuple[End, End]
-    seconds: tuple[float, float]
+    folder: Path
+    client: DynamoDBClient
+    prefix: str
+
+    def lake(self, day: int) -> Path:
+        """The lake as the day's run left it, not delivered."""
+        place = Workplace(self.folder / f"day-{day}")
+        with _alone(self.folder / f"lock-{day}"):
+            if not (place.folder / "seconds").exists():
+                shutil.rmtree(place.folder, ignore_errors=True)
+                place.folder.mkdir()
+                if day:
+                    shutil.copytree(self.lake(day - 1), place.lake)
+                started = time.monotonic()
+                source = (self.sample.first, self.sample.second)[day]
+                place.run_well(["run", "--input", str(source)], f"undisturbed-{day}")
+                (place.folder / "seconds").write_text(str(time.monotonic() - started))
+        return place.lake
+
+    def seconds(self, day: int) -> float:
+        """How long the day's run took."""
+        return float((self.lake(day).parent / "seconds").read_text())
+
+    def end(self, day: int) -> End:
+        """The end after the day's run and its delivery."""
+        place = Workplace(self.folder / f"{self.prefix}{day}")
+        shutil.copytree(self.lake(day), place.lake)
+        place.deliver(f"{self.prefix}undisturbed-{day}-")
+        end = end_of(place, self.client, f"{self.prefix}undisturbed-{day}-")
+        shutil.rmtree(place.folder)
+        return end
 
     def lake_after_first(self, place: Workplace, prefix: str) -> Workplace:
         """Put the lake of the first day into a workplace, and deliver it."""
-        shutil.copytree(self.base, place.lake)
+        shutil.copytree(self.lake(0), place.lake)
         place.deliver(prefix)
         return place
 
@@ -79,33 +107,10 @@ def place(tmp_path: Path) -> Workplace:
 def undisturbed(
     tmp_path_factory: pytest.TempPathFactory, sample: Sample, dynamodb: DynamoDBClient, table_prefix: str
 ) -> Undisturbed:
-    """Run both days once for all processes of this test run, and deliver them to tables of this test's own."""
+    """Runs that nobody disturbs, delivered to tables of this test's own."""
     folder = _shared(tmp_path_factory) / "undisturbed"
-    with _alone(folder):
-        if not (folder / "seconds.json").exists():
-            _run_both(folder, sample)
-    ends = []
-    for day in ("one", "two"):
-        place = Workplace(folder / f"{day}-{table_prefix}")
-        shutil.copytree(folder / day / "lake", place.lake)
-        place.deliver(f"{table_prefix}undisturbed-{day}-")
-        ends.append(end_of(place, dynamodb, f"{table_prefix}undisturbed-{day}-"))
-        shutil.rmtree(place.folder)
-    seconds = json.loads((folder / "seconds.json").read_text())
-    return Undisturbed(sample, folder / "one" / "lake", (ends[0], ends[1]), (seconds[0], seconds[1]))
-
-
-def _run_both(folder: Path, sample: Sample) -> None:
-    seconds = []
-    one, two = Workplace(folder / "one"), Workplace(folder / "two")
-    for place, source, run_id in ((one, sample.first, "day-one"), (two, sample.second, "day-two")):
-        place.folder.mkdir()
-        if place is two:
-            shutil.copytree(one.lake, two.lake)
-        started = time.monotonic()
-        place.run_well(["run", "--input", str(source)], run_id)
-        seconds.append(time.monotonic() - started)
-    (folder / "seconds.json").write_text(json.dumps(seconds))
+    folder.mkdir(exist_ok=True)
+    return Undisturbed(sample, folder, dynamodb, table_prefix)
 
 
 def _shared(factory: pytest.TempPathFactory) -> Path:
@@ -114,18 +119,12 @@ def _shared(factory: pytest.TempPathFactory) -> Path:
     return base.parent if base.name.startswith("popen-") else base
 
 
-class _alone:  # noqa: N801 (used as a function)
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
     """One process at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        self._stream = (folder / "lock").open("w")
-
-    def __enter__(self) -> None:
-        fcntl.flock(self._stream, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
+    with lock.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture
@@ -136,7 +135,7 @@ def finish(
 
     def compare(day: int) -> list[str]:
         place.deliver(table_prefix)
-        return end_of(place, dynamodb, table_prefix).differences(undisturbed.ends[day])
+        return end_of(place, dynamodb, table_prefix).differences(undisturbed.end(day))
 
     return compare
 

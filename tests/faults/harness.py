@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +22,14 @@ from tests.integration.delivery_helpers import run_delivery
 from tests.local.spark_submit import ROOT, spark_home, submit_environment, submit_options
 
 LAUNCHER = ROOT / "tests" / "faults" / "launcher.py"
-TIMEOUT_S = 240
+TIMEOUT_S = 900
 # Small parts, so that an export has several.
 SETTINGS: dict[str, object] = {"export_part_items": 10}
-MEMORY = {"spark.driver.memory": "512m"}
+# One thread for garbage: several cost more than they gain here.
+SMALL_JAVA = {
+    "spark.driver.memory": "768m",
+    "spark.driver.extraJavaOptions": "-Duser.timezone=UTC -XX:+UseSerialGC -Ddelta.log.cacheSize=20",
+}
 KILLED = -signal.SIGKILL
 
 
@@ -65,10 +68,17 @@ class Process:
 
     def wait_for(self, point: str, timeout: float = TIMEOUT_S) -> None:
         """Wait until a point is reached."""
+        self._wait_until(lambda: point in self.trace, point, timeout)
+
+    def wait_for_text(self, text: str, timeout: float = TIMEOUT_S) -> None:
+        """Wait until a text is printed."""
+        self._wait_until(lambda: text in self.text, text, timeout)
+
+    def _wait_until(self, done: Callable[[], bool], what: str, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        while point not in self.trace:
-            assert self.popen.poll() is None, f"ended before {point}: {self.text[-2000:]}"
-            assert time.monotonic() < deadline, f"not reached in time: {point}"
+        while not done():
+            assert self.popen.poll() is None, f"ended before {what}: {self.text[-2000:]}"
+            assert time.monotonic() < deadline, f"not reached in time: {what}"
             time.sleep(0.02)
 
     def signal(self, number: signal.Signals) -> None:
@@ -117,7 +127,7 @@ class Workplace:
         **settings: object,
     ) -> Process:
         """Start a command of the application."""
-        conf = TEST_CONF | MEMORY
+        conf = TEST_CONF | SMALL_JAVA
         options = [part for name, value in conf.items() for part in ("--conf", f"{name}={value}")]
         given = [part for name, value in (SETTINGS | settings).items() for part in ("--set", f"{name}={value}")]
         lake = self.lake_uri or str(self.lake)
@@ -208,12 +218,6 @@ class End:
 def end_of(place: Workplace, client: DynamoDBClient, prefix: str) -> End:
     """Read the lake and DynamoDB."""
     return End(LakeSnapshot(place.lake).everything(), delivered_items(client, prefix))
-
-
-def copy_lake(source: Path, place: Workplace) -> Workplace:
-    """Put a copy of a lake into a workplace."""
-    shutil.copytree(source, place.lake)
-    return place
 
 
 def _first_difference(ours: Any, theirs: Any) -> str:

@@ -52,7 +52,7 @@ def test_application(
     undisturbed.lake_after_first(place, table_prefix)
     command = ["run", "--input", str(undisturbed.sample.second)]
     last: list[str] = []
-    longest = 0.8 * undisturbed.seconds[1]
+    longest = 0.8 * undisturbed.seconds(1)
     while len(last) < KILLS_A_LIFE:
         process = place.start(command, f"life.t{len(last)}", Plan("none"))
         time.sleep(random.uniform(1, longest))
@@ -61,7 +61,7 @@ def test_application(
             last.append(process.trace[-1] if process.trace else "starting")
         else:  # it was quicker; from now on there is nothing new, and that takes less time
             assert process.popen.returncode == 0, process.text[-4000:]
-            longest = 0.2 * undisturbed.seconds[1]
+            longest = 0.2 * undisturbed.seconds(1)
     place.run_well(command, "life.end")
     differences = finish(1)
     for number, point in enumerate(last):
