@@ -8,12 +8,16 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import boto3
 from mypy_boto3_dynamodb import DynamoDBClient
 
+from spark_app.contracts import Dataset
+from spark_app.input_files import InputFile
+from spark_app.result import FileOutcome, RunResult
 from tests.faults.content import OF_A_RUN, plain
 from tests.faults.harness import KILLED, Plan, Process, Workplace
 from tests.integration.delivery_helpers import STATUS, day, kpis, run_delivery, scan
@@ -143,55 +147,17 @@ def _without_today(body: bytes) -> str:
 
 
 def _result() -> dict[str, Any]:
-    files = []
+    """What the application would have written."""
+    at = datetime(2024, 6, 26, 2, tzinfo=UTC)
+    result = RunResult(SPARK_RUN_ID, "run", "s3://any/lake", None, at)
     for name, text in FILES.items():
-        bad = name == "streams/bad.csv"
-        file = {
-            "dataset": name.partition("/")[0],
-            "name": name,
-            "path": f"s3://any/raw/{name}",
-            "etag": hashlib.md5(text.encode(), usedforsecurity=False).hexdigest(),
-            "size": len(text),
-            "modified_at": "2024-06-26T01:00:00+00:00",
-            "outcome": "rejected" if bad else "accepted",
-            "reason": "too_many_quarantined" if bad else None,
-            "message": "1 of 1 rows are bad" if bad else None,
-            "rows": 1,
-            "valid": 0 if bad else 1,
-            "duplicates": 0,
-            "quarantined": int(bad),
-            "waiting": 0,
-            "unknown_users": 0,
-            "quarantined_by_reason": {},
-            "notes": [],
-            "quality": {},
-            "samples": [{"raw": "x,y,z", "reasons": ["invalid_user_id"]}] if bad else [],
-        }
-        files.append(file)
-    counts = {"rows": 0, "valid": 0, "duplicates": 0, "quarantined": 0, "waiting": 0, "unknown_users": 0}
-    return {
-        "schema_version": 1,
-        "run_id": SPARK_RUN_ID,
-        "command": "run",
-        "status": "succeeded",
-        "exit_code": 0,
-        "application_version": "0.1.0",
-        "started_at": "2024-06-26T02:00:00+00:00",
-        "finished_at": "2024-06-26T02:01:00+00:00",
-        "seconds": 60.0,
-        "input": None,
-        "lake": "s3://any/lake",
-        "error": None,
-        "files": files,
-        "passed_over": [],
-        "ignored_files": [],
-        "totals": {"files": {"accepted": 4, "rejected": 1}, **counts, "quarantined_by_reason": {}},
-        "totals_by_dataset": {},
-        "quality": {},
-        "dirty_dates": [],
-        "audit": [],
-        "steps": [],
-        "tables": {},
-        "export": None,
-        "warnings": [],
-    }
+        etag = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+        dataset = Dataset(name.partition("/")[0])
+        file = InputFile(dataset, name, f"s3://any/raw/{name}", len(text), at, etag)
+        outcome = FileOutcome(file, "accepted")
+        if name == "streams/bad.csv":
+            samples = [{"raw": "x,y,z", "reasons": ["invalid_user_id"]}]
+            outcome = FileOutcome(file, "rejected", "too_many_quarantined", "1 of 1 rows are bad", samples=samples)
+        result.files.append(outcome)
+    content: dict[str, Any] = json.loads(json.dumps(result.as_json(at, []), default=str))
+    return content
