@@ -21,6 +21,7 @@ from spark_app.settings import Settings
 INTEGER = r"^[+-]?[0-9]{1,19}$"
 TIMESTAMP = r"^(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?$"
 NAMES_SEPARATOR = ";"
+_BOM = "\ufeff"
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,11 @@ def _not_pushed_down(column: Column) -> Column:
 
 def is_header(contract: Contract) -> Column:
     """Whether a row repeats the names of the required columns: a header line among the data."""
-    same = [_holds(F.replace(F.col(_text(name)), F.lit("\ufeff"), F.lit("")) == name) for name in contract.required]
-    return reduce(and_, same)
+
+    def named(text: Column, name: str) -> Column:
+        return (text == name) | (text.contains(_BOM) & (F.replace(text, F.lit(_BOM), F.lit("")) == name))
+
+    return reduce(and_, [_holds(named(F.col(_text(name)), name)) for name in contract.required])
 
 
 def names_list(text: Column) -> Column:
@@ -134,7 +138,9 @@ def instant_to_local(instant: Column, zone: str) -> Column:
 def _typed(column: ContractColumn, settings: Settings) -> Column:
     text = F.col(column.name)
     if column.type == "bigint":
-        return F.when(text.rlike(INTEGER), text.cast("bigint"))
+        number = text.cast("bigint")
+        as_usual = number.cast("string") == text  # which INTEGER then matches: cheaper to see
+        return F.when(as_usual | text.rlike(INTEGER), number)
     if column.type == "timestamp":
         return local_to_instant(F.when(text.rlike(TIMESTAMP), text.cast("timestamp")), settings.source_time_zone)
     return text
