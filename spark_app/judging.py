@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from pyspark.sql import Window
 from pyspark.sql import functions as F
 
-from spark_app.candidates import Candidate, Group, accepted_rows, reject
+from spark_app.candidates import Candidate, Group, accepted_rows, of_files, reject
 from spark_app.context import Context
 from spark_app.contracts import Dataset, load_contract
 from spark_app.errors import AuditError, NothingUsableError
@@ -19,6 +20,7 @@ from spark_app.records import line_records, quoted_records, split_fields
 from spark_app.validation import Checked, check
 
 _SAMPLES = 5
+_SAMPLE_LENGTH = 500
 
 
 def judge(context: Context, candidates: list[Candidate], ledger: Ledger) -> list[Group]:
@@ -48,6 +50,7 @@ def _judge_dataset(
         for candidate in members:
             candidate.profile = profiles.get(candidate.pending.file_id, FileProfile())
             _judge_file(context, candidate, checked)
+        _add_samples(checked, [candidate for candidate in members if not candidate.accepted])
         groups.append(Group(dataset, tuple(members), checked))
     if readable:
         contract = load_contract(dataset)
@@ -78,13 +81,24 @@ def _judge_file(context: Context, candidate: Candidate, checked: Checked) -> Non
     against = verdict(profile, checked, context.settings)
     if against is not None:
         reject(candidate, *against)
-        candidate.outcome.samples = _samples(checked, candidate)
 
 
-def _samples(checked: Checked, candidate: Candidate) -> list[dict[str, object]]:
-    bad = checked.frame.where((F.col("file_id") == candidate.pending.file_id) & checked.quarantined)
-    rows = bad.where(~F.col("is_header")).select("raw", checked.reasons_column().alias("reasons")).limit(_SAMPLES)
-    return [{"raw": row["raw"][:500], "reasons": row["reasons"]} for row in rows.collect()]
+def _add_samples(checked: Checked, refused: list[Candidate]) -> None:
+    """Show some bad rows of each refused file in its outcome; all files are read once."""
+    if not refused:
+        return
+    bad = checked.frame.where(of_files(refused) & checked.quarantined & ~F.col("is_header"))
+    shown = bad.select(
+        "file_id",
+        F.monotonically_increasing_id().alias("row"),
+        F.substring("raw", 1, _SAMPLE_LENGTH).alias("raw"),
+        checked.reasons_column().alias("reasons"),
+    )
+    place = F.row_number().over(Window.partitionBy("file_id").orderBy("row"))
+    samples = shown.withColumn("place", place).where(F.col("place") <= _SAMPLES).orderBy("file_id", "place").collect()
+    for candidate in refused:
+        mine = [row for row in samples if row["file_id"] == candidate.pending.file_id]
+        candidate.outcome.samples = [{"raw": row["raw"], "reasons": row["reasons"]} for row in mine]
 
 
 def _by_header(candidates: Iterable[Candidate]) -> dict[tuple[str, ...], list[Candidate]]:
