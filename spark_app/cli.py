@@ -28,7 +28,7 @@ from spark_app.errors import AppError, StorageError, UsageError
 from spark_app.lake import Lake, check_lake, normalise_lake
 from spark_app.ledger import FileVersion, load_ledger
 from spark_app.lock import lake_lock
-from spark_app.log import Steps, log, set_log_context, set_up_logging, warn
+from spark_app.log import Steps, log, printable, set_log_context, set_up_logging, warn
 from spark_app.metrics import StageMeter, cost_so_far
 from spark_app.result import RunResult, write_result
 from spark_app.session import build_session
@@ -164,10 +164,14 @@ def _show_files(arguments: argparse.Namespace, settings: Settings, lake: str, sp
 
 
 def _print_table(columns: list[str], versions: list[FileVersion]) -> None:
-    rows = [columns] + [[str(getattr(v, c) if getattr(v, c) is not None else "") for c in columns] for v in versions]
+    rows = [columns] + [[_cell(getattr(v, c)) for c in columns] for v in versions]
     widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else printable(str(value))
 
 
 def _unexpected(error: Exception) -> AppError:
@@ -179,7 +183,7 @@ def _unexpected(error: Exception) -> AppError:
 
 
 def _complain(error: AppError) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print("\n".join(map(printable, f"error: {error}".split("\n"))), file=sys.stderr)
     return error.exit_code
 
 

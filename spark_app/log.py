@@ -35,7 +35,12 @@ class _TextFormatter(logging.Formatter):
         fields = "".join(f"  {key}={value}" for key, value in getattr(record, "fields", {}).items())
         mark = "" if record.levelno < logging.WARNING else f"{record.levelname}: "
         clock = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
-        return f"{clock}  {mark}{record.getMessage()}{fields}"
+        return printable(f"{clock}  {mark}{record.getMessage()}{fields}")
+
+
+def printable(text: str) -> str:
+    """Return a text that does nothing to a terminal: names of files may hold any character."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def set_up_logging(log_format: LogFormat = "auto") -> None:
