@@ -18,6 +18,7 @@ from pathlib import Path
 from tests.integration.application import NewFile
 
 MODIFIED = datetime(2024, 7, 5, tzinfo=UTC)
+MOSTLY_STREAMS = "streams " * 7 + "songs songs users"
 LONGEST_FIELD = 10 * 1024 * 1024
 
 BYTES = (
@@ -206,8 +207,10 @@ def read_seeds(directory: Path, most_lines: int = 5000) -> list[Seed]:
 class HostileFiles:
     """Makes mutated files from good ones."""
 
-    def __init__(self, seed: int, seeds: Sequence[Seed], huge_fields: int = 1) -> None:
+    def __init__(self, seed: int, seeds: Sequence[Seed], huge_fields: int = 1, datasets: str = MOSTLY_STREAMS) -> None:
+        """`datasets` are drawn from, in words."""
         self._dice = random.Random(seed)
+        self._datasets = datasets.split()
         self._seeds = {name: [s for s in seeds if s.dataset == name] for name in ("streams", "songs", "users")}
         self._huge_fields = huge_fields
 
@@ -221,7 +224,7 @@ class HostileFiles:
 
     def _file(self, number: int) -> NewFile:
         dice = self._dice
-        dataset = dice.choice(("streams",) * 7 + ("songs",) * 2 + ("users",))
+        dataset = dice.choice(self._datasets)
         seed = dice.choice(self._seeds[dataset])
         header, *rows = seed.lines
         size = dice.choice((0, 1, 5, 20, 25, 40, 60, 60, 100, 120, 200))

@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 from spark_app.contracts import Dataset
 from spark_app.input_files import InputFile, is_passed_over
 from spark_app.inspection import inspect_file
-from tests.hostile.mutations import HostileFiles, Seed, read_seeds
+from tests.hostile.mutations import HostileFiles, read_seeds
 from tests.integration.application import Application, NewFile, differences, fate_differences
 from tests.local.sample_data import make_sample_data
 from tests.oracle import Oracle, Outcome
@@ -112,9 +112,9 @@ def _comparable(raw: str) -> str:
     return raw if len(raw) < 10_000 else f"{raw[:50]}…{raw[-50:]} ({len(raw)})"
 
 
-def fuzz(spark: SparkSession, directory: Path, good: Path, seeds: Sequence[Seed], seed: int, count: int) -> Batch:
-    """One run over `count` hostile files; a second one finds nothing new."""
-    batch = Batch(spark, directory, good, HostileFiles(seed, seeds).make(count))
+def fuzz(spark: SparkSession, directory: Path, good: Path, files: Sequence[NewFile], seed: int) -> Batch:
+    """One run over hostile files and good ones."""
+    batch = Batch(spark, directory, good, files)
     batch.run()
     problems = batch.problems()
     assert problems == [], f"seed {seed}: {len(problems)} problems, the first ones: " + "\n".join(problems[:20])
@@ -162,7 +162,8 @@ def _reason(file: NewFile, dataset: str) -> str | None:
 
 @pytest.mark.slow
 def test_a_batch_of_hostile_files(spark: SparkSession, sample: Path, tmp_path: Path) -> None:
-    batch = fuzz(spark, tmp_path, sample, read_seeds(sample), seed=0, count=40)
+    files = HostileFiles(0, read_seeds(sample), datasets="streams").make(40)
+    batch = fuzz(spark, tmp_path, sample, files, seed=0)
     assert tell(batch, 0)["accepted"] > 5
 
 
@@ -177,7 +178,8 @@ def test_thousands_of_hostile_files(spark: SparkSession, sample: Path, tmp_path:
     total: Counter[str] = Counter()
     for number in range(max(1, FILES // 2 // A_BATCH)):
         seed = FIRST_SEED + number + 1_000 * (origin == "shared")
-        batch = fuzz(spark, tmp_path / str(seed), sample, seeds, seed, A_BATCH)
+        files = HostileFiles(seed, seeds).make(A_BATCH)
+        batch = fuzz(spark, tmp_path / str(seed), sample, files, seed)
         total += tell(batch, seed)
         before = batch.application.versions()
         assert batch.application.run() == 0
