@@ -180,6 +180,12 @@ class Workplace:
             return Death(point, proof.removeprefix(point).strip(" ()"))
         raise NotReachedError(f"{point}: ended with {code} after {process.trace[-3:]}: {process.text[-3000:]}")
 
+    def live(self, command: Sequence[str], points: Sequence[str]) -> list[Death]:
+        """Kill a command at each of these points, start it again as Airflow does, and let the last one end well."""
+        deaths = [self.die(command, f"life.t{number}", point) for number, point in enumerate(points, start=1)]
+        self.run_well(command, f"life.t{len(points) + 1}")
+        return deaths
+
     def deliver(self, prefix: str) -> Any:
         """Deliver the newest export, in this process."""
         return run_delivery(self.lake, prefix)
