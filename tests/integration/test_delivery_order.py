@@ -202,6 +202,32 @@ def test_sleeper_mends_the_newest_of_several(
     assert scan(dynamodb, table_prefix + STATUS)[0]["export_seq"] == 3
 
 
+def test_sleeper_that_can_not_mend_says_so(
+    dynamodb: DynamoDBClient,
+    table_prefix: str,
+    tmp_path: Path,
+    faulty_dynamodb: Proxy,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The newer export is of another lake, which took the tables over."""
+    for lake in ("here", "there"):
+        (tmp_path / lake).mkdir()
+    write_export(tmp_path / "here", 1, days(1, genres=60, plays=OLDER_PLAYS))
+    newer = days(1, genres=60, plays=NEWER_PLAYS)
+
+    def take_over(request: Request) -> Fault:
+        if (request.operation, request.number) == ("BatchWriteItem", 1):
+            write_export(tmp_path / "there", 2, newer)
+            run_delivery(tmp_path / "there", table_prefix, "run-2")
+        return PASS
+
+    outcome = run_delivery(tmp_path / "here", table_prefix, "run-1", faulty_dynamodb(take_over).url, workers=1)
+    assert outcome.outcome == "superseded"
+    assert "to be sure, deliver run run-2 again" in caplog.text
+    run_delivery(tmp_path / "there", table_prefix, "run-2")
+    assert kpis(dynamodb, table_prefix) == expected(newer)
+
+
 def test_half_delivered_and_undelivered_runs_are_contained_in_the_next(
     dynamodb: DynamoDBClient, table_prefix: str, tmp_path: Path, faulty_dynamodb: Proxy
 ) -> None:
