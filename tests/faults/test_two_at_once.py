@@ -14,7 +14,8 @@ from tests.faults.harness import Plan, Process, Workplace
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(3600)]
 Finish = Callable[[int], list[str]]
 STAGING = "staged/streams stage: before"
-PUBLISHING = "kpis/hourly publish: before"
+# One write at a time there: of several under way, Delta itself would refuse one first, in words of its own.
+SAVING_PROGRESS = "ops/progress progress: before"
 FAILED = 1
 # As on machines of their own, where nobody sees whether the other's process is alive: only the lease tells.
 HERE, THERE = {"FAULTS_MACHINE": "here"}, {"FAULTS_MACHINE": "there"}
@@ -74,7 +75,7 @@ def test_a_holder_that_was_asleep_writes_no_more(
 ) -> None:
     """Stopped for longer than its lease, it wakes up when another has taken over, and has even finished."""
     command = ["run", "--input", str(undisturbed.sample.first)]
-    first, release = holding(place, command, PUBLISHING, lock_lease_seconds=3)
+    first, release = holding(place, command, SAVING_PROGRESS, lock_lease_seconds=3)
     first.signal(signal.SIGSTOP)
     second = place.start(command, "second", None, THERE, lock_wait_seconds=60)
     assert second.wait() == 0, second.text[-4000:]
