@@ -57,7 +57,7 @@ def _header(line: str, required: Collection[str], optional: Collection[str]) -> 
     if _is_blank(line):
         raise FileRejectedError("empty_file")
     readable = _balanced(line) and "\r" not in re.sub('"[^"]*"', "", line).rstrip(ASCII_SPACE)
-    columns = tuple(_fields(line, strict=True) or ()) if readable else ()
+    columns = tuple(_fields(line.strip(ASCII_SPACE), strict=True) or ()) if readable else ()
     if not set(required) <= set(columns):
         raise FileRejectedError("missing_column")
     if any(columns.count(column) > 1 for column in (*required, *optional)):
