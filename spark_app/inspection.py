@@ -28,6 +28,7 @@ _CHUNK = 4 * 1024 * 1024
 _MAX_HEADER = 1024 * 1024
 _MAX_LINE = 32 * 1024 * 1024  # longer ones would be several times in memory, of each task
 _BOM = codecs.BOM_UTF8
+_PATTERN_CHARACTERS = set("{}[]*?\\")
 _GZIP = 16 + zlib.MAX_WBITS
 _WHITE_SPACE = " \t\r\n\f\v"  # as in records.py: what Spark takes for blank too
 _BLANK_LINE = re.compile(rb"(?m)^[ \t\r\f\v]*\n")
@@ -88,6 +89,9 @@ def _name_problem(file: InputFile) -> tuple[str, str] | None:
     """Why Spark can't read a file of this name: reason and message."""
     if file.name.rpartition("/")[2].startswith("_"):
         return "hidden_name", "Spark passes over names that begin with an underscore: rename the file"
+    path = file.uri.partition("://")[2] or file.uri
+    if ":" in path and _PATTERN_CHARACTERS & set(path):
+        return "unreadable_name", "Spark can't open a name with `:` and one of `{}[]*?\\`: rename the file"
     if "//" in file.name:
         return "unreadable_name", "Spark can't open a key with an empty folder name (`//`): rename the file"
     return None

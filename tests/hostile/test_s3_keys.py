@@ -43,7 +43,12 @@ TAKEN = (
     "back\\slash.csv",
     "x" * 200 + ".csv",
 )
-REFUSED = {"//empty folder.csv": "unreadable_name", "a//b.csv": "unreadable_name", "_hidden.csv": "hidden_name"}
+REFUSED = {
+    "*12:30.csv": "unreadable_name",
+    "//empty folder.csv": "unreadable_name",
+    "a//b.csv": "unreadable_name",
+    "_hidden.csv": "hidden_name",
+}
 PASSED_OVER = (
     "../up.csv",
     "..csv.csv",

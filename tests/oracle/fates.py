@@ -123,6 +123,8 @@ def _judge(
     """All rows checked; `valid` still counts duplicates."""
     if file.name.rpartition("/")[2].startswith("_"):
         return FileFate(file.dataset, file.name, "rejected", "hidden_name"), []
+    if ":" in file.name and any(character in file.name for character in "{}[]*?\\"):
+        return FileFate(file.dataset, file.name, "rejected", "unreadable_name"), []
     try:
         required, optional = rules.REQUIRED[file.dataset], rules.OPTIONAL[file.dataset]
         table = read_table(file.name, file.content, required, optional, multi_line=file.dataset != "streams")

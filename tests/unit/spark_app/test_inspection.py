@@ -224,11 +224,25 @@ def test_a_name_that_spark_passes_over_is_rejected(tmp_path: Path) -> None:
     assert inspect(tmp_path, HEADER + ROW, "streams/_a.csv").reason == "hidden_name"
 
 
-def test_a_key_that_spark_would_look_for_elsewhere_is_rejected() -> None:
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("s3://nowhere/raw/streams//a.csv", "unreadable_name"),
+        ("s3://nowhere/raw/streams/*12:30.csv", "unreadable_name"),
+        ("/nowhere/raw/streams/a:b\\c.csv", "unreadable_name"),
+        ("/nowhere/raw [1:2]/streams/a.csv", "unreadable_name"),
+    ],
+)
+def test_a_name_that_spark_can_not_open_is_rejected(uri: str, reason: str) -> None:
     when = datetime(2024, 6, 26, tzinfo=UTC)
-    file = InputFile(Dataset.STREAMS, "streams//a.csv", "s3://nowhere/raw/streams//a.csv", 1, when, "etag")
+    file = InputFile(Dataset.STREAMS, "streams" + uri.partition("/streams")[2], uri, 1, when, "etag")
     found = inspection.inspect_file(file)
-    assert (found.reason, found.file.etag) == ("unreadable_name", "etag")
+    assert (found.reason, found.file.etag) == (reason, "etag")
+
+
+@pytest.mark.parametrize("name", ["12:30:00.csv", "{x}[y]*?.csv", "back\\slash.csv"])
+def test_other_odd_names_are_names(tmp_path: Path, name: str) -> None:
+    assert inspect(tmp_path, HEADER + ROW, f"streams/{name}").reason is None
 
 
 def test_each_dataset_is_held_against_its_own_contract(tmp_path: Path) -> None:
