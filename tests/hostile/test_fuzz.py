@@ -179,7 +179,7 @@ def test_thousands_of_hostile_files(spark: SparkSession, sample: Path, tmp_path:
     for number in range(max(1, FILES // 2 // A_BATCH)):
         seed = FIRST_SEED + number + 1_000 * (origin == "shared")
         files = HostileFiles(seed, seeds).make(A_BATCH)
-        batch = fuzz(spark, tmp_path / str(seed), sample, files, seed)
+        batch = fuzz(spark, tmp_path / str(seed), good, files, seed)
         total += tell(batch, seed)
         before = batch.application.versions()
         assert batch.application.run() == 0
