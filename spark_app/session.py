@@ -36,7 +36,7 @@ def build_session(retention_days: int) -> SparkSession:
         "spark.databricks.delta.properties.defaults.logRetentionDuration": retention,
         "spark.databricks.delta.properties.defaults.deletedFileRetentionDuration": retention,
     }
-    for name, value in (options | _s3_options()).items():
+    for name, value in (options | _s3_options() | _log_store_options()).items():
         builder = builder.config(name, value)
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("WARN")
@@ -75,3 +75,9 @@ def _s3_options() -> dict[str, str]:
             "spark.hadoop.fs.s3a.connection.ssl.enabled": str(endpoint.startswith("https")).lower(),
         }
     return options
+
+
+def _log_store_options() -> dict[str, str]:
+    """The region of the table that Delta's commits go through where conf/spark says so (emr.conf): the job's own."""
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return {"spark.io.delta.storage.S3DynamoDBLogStore.ddb.region": region} if region else {}

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from tests.local.dynamodb_local import DynamoDBLocal
 from tests.local.emulated_aws import ROLE, EmulatedAws
-from tests.local.emulated_jobs import JobRequest, direct_command
+from tests.local.emulated_jobs import JobRequest, direct_command, image_command
 
 pytestmark = [pytest.mark.integration, pytest.mark.s3]
 
@@ -94,6 +94,7 @@ def test_a_cancelled_job_is_gone(aws: EmulatedAws) -> None:
 
 def test_parameters_are_handed_on_but_for_what_names_files_of_the_image() -> None:
     parameters = "--conf spark.jars=/usr/share/x.jar --conf spark.executor.cores=4 --conf 'spark.x=a b'"
+    parameters += " --conf spark.delta.logStore.s3.impl=X"
     request = JobRequest("local:///opt/x/main.py", ("run", "--lake", "l"), parameters, {"spark.y": "1"})
     command, _ = direct_command(request, {"PATH": "/bin"})
     text = " ".join(command)
@@ -101,7 +102,16 @@ def test_parameters_are_handed_on_but_for_what_names_files_of_the_image() -> Non
     assert "spark.x=a b" in command
     assert "spark.y=1" in command
     assert "/usr/share/x.jar" not in text
+    assert "logStore" not in text
     assert command[-3:] == ["run", "--lake", "l"]
+
+
+def test_the_look_alike_is_asked_for_no_jar_that_only_emr_has() -> None:
+    jars = "/d/delta-storage.jar,/d/delta-storage-s3-dynamodb.jar"
+    parameters = f"--conf spark.jars={jars} --conf spark.delta.logStore.s3.impl=X"
+    command, _ = image_command(JobRequest("local:///opt/x/main.py", (), parameters, {}), {}, "an-image", "a-name")
+    assert "spark.jars=/d/delta-storage.jar" in command
+    assert not any("logStore" in word for word in command)
 
 
 @pytest.mark.parametrize(

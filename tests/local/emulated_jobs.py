@@ -37,6 +37,8 @@ OF_THE_IMAGE = (
     "Env.PYSPARK_",
     "spark.master",
 )
+# The log store for several writers is in EMR's image only: the look-alike has no such jar.
+OF_EMRS_IMAGE = ("spark.delta.logStore.", "delta-storage-s3-dynamodb.jar")
 SMALL_CONF = {
     "spark.driver.memory": "2g",
     "spark.sql.shuffle.partitions": "2",
@@ -174,7 +176,7 @@ def direct_command(request: JobRequest, environ: Mapping[str, str]) -> tuple[lis
     """
     if not request.entry_point.startswith("local:///") or not request.entry_point.endswith(".py"):
         raise ValueError(f"entry point {request.entry_point}: expected local:///….py, a file of the image")
-    conf = {name: value for name, value in request.conf().items() if not _is_of_the_image(name)}
+    conf = {name: value for name, value in _without_log_store(request.conf()).items() if not _is_of_the_image(name)}
     env = submit_environment(environ, short_run=True)
     env |= {k.removeprefix(ENVIRONMENT_CONF): v for k, v in conf.items() if k.startswith(ENVIRONMENT_CONF)}
     handed = {k: v for k, v in conf.items() if not k.startswith("spark.emr-serverless.")} | SMALL_CONF
@@ -188,6 +190,14 @@ def _is_of_the_image(name: str) -> bool:
     return any(part in name for part in OF_THE_IMAGE)
 
 
+def _without_log_store(conf: Mapping[str, str]) -> dict[str, str]:
+    option, jar = OF_EMRS_IMAGE
+    kept = {name: value for name, value in conf.items() if not name.startswith(option)}
+    if "spark.jars" in kept:
+        kept["spark.jars"] = ",".join(path for path in kept["spark.jars"].split(",") if not path.endswith(jar))
+    return kept
+
+
 def image_command(
     request: JobRequest, environ: Mapping[str, str], image: str, name: str
 ) -> tuple[list[str], dict[str, str]]:
@@ -195,7 +205,11 @@ def image_command(
 
     The container shares this machine's network, so that it reaches the emulated AWS on loopback.
     """
-    conf = request.conf() | SMALL_CONF | {"spark.master": "local[2]", "spark.ui.showConsoleProgress": "false"}
+    conf = (
+        _without_log_store(request.conf())
+        | SMALL_CONF
+        | {"spark.master": "local[2]", "spark.ui.showConsoleProgress": "false"}
+    )
     handed = {k: v for k, v in conf.items() if not k.startswith("spark.emr-serverless.")}
     passed = {k: v for k, v in environ.items() if k in AWS_VARIABLES}
     passed |= {k.removeprefix(ENVIRONMENT_CONF): v for k, v in conf.items() if k.startswith(ENVIRONMENT_CONF)}

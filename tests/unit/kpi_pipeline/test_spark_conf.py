@@ -13,6 +13,8 @@ def test_the_options_for_emr_name_what_is_in_the_image() -> None:
     properties = spark_properties("emr")
     assert properties["spark.sql.extensions"] == "io.delta.sql.DeltaSparkSessionExtension"
     assert all(jar.startswith("/usr/share/aws/delta/lib/") for jar in properties["spark.jars"].split(","))
+    assert properties["spark.delta.logStore.s3.impl"] == "io.delta.storage.S3DynamoDBLogStore"
+    assert "/usr/share/aws/delta/lib/delta-storage-s3-dynamodb.jar" in properties["spark.jars"].split(",")
     python = "/opt/music-streaming-kpis/bin/python"
     assert properties["spark.emr-serverless.driverEnv.PYSPARK_PYTHON"] == python
     assert properties["spark.executorEnv.PYSPARK_PYTHON"] == python
