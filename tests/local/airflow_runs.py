@@ -22,8 +22,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from tests.local.airflow_tools import AirflowVersion
 from tests.local.dynamodb_local import free_port
 from tests.local.processes import stop_group
@@ -146,6 +144,8 @@ class Airflow:
     @contextmanager
     def scheduler(self, port_of_ui: int = 0) -> Iterator[subprocess.Popen[bytes]]:
         """Run `airflow standalone` (scheduler, DAG processor, triggerer, web UI) as long as the block lasts."""
+        import psutil
+
         self.prepare()
         port = str(port_of_ui or free_port())
         env = self.environment() | {
