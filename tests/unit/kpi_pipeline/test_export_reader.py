@@ -114,11 +114,14 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     ("content", "told"),
     [
         (b"no gzip", "is not a whole gzip file"),
-        (gzip.compress(b'{"Item":{"date":{"S":"2024-06-01"}}}\n' * 2), "has 2 items, but the manifest says 1"),
-        (gzip.compress(b"{}"), "line 1: not a line of DynamoDB JSON"),
-        (gzip.compress(b'{"Item":{"date":"2024-06-01"}}'), "line 1: not a line of DynamoDB JSON"),
-        (gzip.compress(b'{"Item":{"date":{"S":"2023-01-01"}}}'), "'2023-01-01', which is none of the part's dates"),
-        (gzip.compress(b'{"Item":{"genre":{"S":"pop"}}}'), "is None, which is none of the part's dates"),
+        (gzip.compress(b'{"Item":{"date":{"S":"2024-06-01"}}}\n' * 2, mtime=0), "has 2 items, but the manifest says 1"),
+        (gzip.compress(b"{}", mtime=0), "line 1: not a line of DynamoDB JSON"),
+        (gzip.compress(b'{"Item":{"date":"2024-06-01"}}', mtime=0), "line 1: not a line of DynamoDB JSON"),
+        (
+            gzip.compress(b'{"Item":{"date":{"S":"2023-01-01"}}}', mtime=0),
+            "'2023-01-01', which is none of the part's dates",
+        ),
+        (gzip.compress(b'{"Item":{"genre":{"S":"pop"}}}', mtime=0), "is None, which is none of the part's dates"),
     ],
 )
 def test_wrong_lines_are_named(tmp_path: Path, content: bytes, told: str) -> None:
