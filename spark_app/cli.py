@@ -29,9 +29,9 @@ from spark_app.lake import Lake, check_lake, normalise_lake
 from spark_app.ledger import FileVersion, load_ledger
 from spark_app.lock import lake_lock
 from spark_app.log import Steps, log, printable, set_log_context, set_up_logging, warn
-from spark_app.metrics import StageMeter, cost_so_far
+from spark_app.metrics import cost_so_far
 from spark_app.result import RunResult, write_result
-from spark_app.session import build_session
+from spark_app.session import LazySession
 from spark_app.settings import Settings, load_settings
 from spark_app.storage import normalise
 
@@ -82,15 +82,14 @@ def _under_lock(
     arguments: argparse.Namespace, settings: Settings, lake: str, result: RunResult, spark: SparkSession | None
 ) -> int:
     steps = Steps()
+    session = LazySession(settings, steps, spark)
     failure: AppError | None = None
     try:
         with lake_lock(lake, result.run_id, settings.lock_lease_seconds, settings.lock_wait_seconds) as lock:
-            with steps.step("start Spark"):
-                session = spark or build_session(settings.retention_days)
-            steps.meter = StageMeter(session)
             context = Context(session, settings, Lake(lake, lock.ensure_held), result.run_id, result, steps)
             _work(arguments)(context)
-            result.cost = cost_so_far(session, settings)
+            if session.started is not None:
+                result.cost = cost_so_far(session.started, settings)
     except AppError as error:
         failure = error
     except KeyboardInterrupt:
@@ -99,10 +98,7 @@ def _under_lock(
         traceback.print_exc()
         failure = _unexpected(error)
     finally:
-        if spark is None:
-            active = SparkSession.getActiveSession()
-            if active is not None:
-                active.stop()
+        session.stop()
     return _conclude(result, steps, failure)
 
 
@@ -142,12 +138,11 @@ def _work(arguments: argparse.Namespace) -> Callable[[Context], None]:
 
 
 def _show_files(arguments: argparse.Namespace, settings: Settings, lake: str, spark: SparkSession | None) -> int:
-    session = spark or build_session(settings.retention_days)
+    session = LazySession(settings, Steps(), spark)
     try:
         ledger = load_ledger(session, Lake(lake).ingested_files)
     finally:
-        if spark is None:
-            session.stop()
+        session.stop()
     if arguments.action == "list":
         newest = [versions[-1] for name in sorted({v.name for v in ledger.all}) if (versions := ledger.of(name))]
         shown = [v for v in newest if arguments.status in {None, str(v.status)}]

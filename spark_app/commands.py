@@ -136,7 +136,7 @@ def _begin(context: Context) -> Ledger:
     """Open the lake: mark a new one, read the ledger, finish what a dead run left."""
     with context.steps.step("open lake"):
         mark_lake(context.lake.uri, context.settings)
-        ledger = load_ledger(context.spark, context.lake.ingested_files)
+        ledger = load_ledger(context.start_spark, context.lake.ingested_files)
         recover(context, ledger, load_progress(context))
     return ledger
 
@@ -156,7 +156,7 @@ def _finish(context: Context, ledger: Ledger, also: set[str] | None = None) -> N
 def _export(context: Context, ledger: Ledger, *, full: bool) -> None:
     with context.steps.step("export"):
         state = read_export_state(context.lake)
-        dates = dates_to_export(context.spark, context.lake, state, full=full)
+        dates = dates_to_export(context.start_spark, context.lake, state, full=full)
         if not dates:
             return
         newest = state.newest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,14 +17,19 @@ from spark_app.settings import Settings
 
 @dataclass(frozen=True)
 class Context:
-    """The edges of one run; transformations don't get it."""
+    """The edges of one run; transformations don't get it. `start_spark` gives the same session each time."""
 
-    spark: SparkSession
+    start_spark: Callable[[], SparkSession]
     settings: Settings
     lake: Lake
     run_id: str
     result: RunResult
     steps: Steps
+
+    @property
+    def spark(self) -> SparkSession:
+        """The session, which is started where it is first needed: a run that finds nothing new needs none."""
+        return self.start_spark()
 
     @property
     def now(self) -> datetime:

@@ -143,6 +143,15 @@ class Table:
         """The table in SQL: Delta's own Python package is not in the image, as it brings pyspark along."""
         return "delta.`" + self.uri.replace("`", "``") + "`"
 
+    def newest_commit(self) -> Commit | None:
+        """Return the newest commit; None if there is no table.
+
+        Raises:
+            UsageError: see `version`.
+        """
+        version = self.version()
+        return None if version < 0 else self._commit(version, join(self.uri, _LOG, f"{version:020}.json"))
+
     def commits_back(self) -> list[Commit]:
         """Return all commits that the log still holds, oldest first."""
         return [self._commit(number, uri) for number, uri in sorted(self._log_files())]

@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -79,7 +79,7 @@ def kpi_versions(lake: Lake) -> dict[str, int]:
     return {kpi.name: lake.kpi(kpi.name).version() for kpi in all_kpis()}
 
 
-def dates_to_export(spark: SparkSession, lake: Lake, state: ExportState, *, full: bool) -> set[str]:
+def dates_to_export(start_spark: Callable[[], SparkSession], lake: Lake, state: ExportState, *, full: bool) -> set[str]:
     """Return the dates of which a KPI changed since the newest receipt; all of them if there is none, or on `full`."""
     versions = kpi_versions(lake)
     delivered = state.newest_delivered
@@ -97,7 +97,11 @@ def dates_to_export(spark: SparkSession, lake: Lake, state: ExportState, *, full
         for name, version in versions.items():
             if version >= 0:
                 rows = (
-                    lake.kpi(name).read(spark, version).select(F.col(DATE_COLUMN).cast("string")).distinct().collect()
+                    lake.kpi(name)
+                    .read(start_spark(), version)
+                    .select(F.col(DATE_COLUMN).cast("string"))
+                    .distinct()
+                    .collect()
                 )
                 dates |= {row[0] for row in rows}
     return dates

@@ -35,6 +35,7 @@ def ingest(context: Context, listing: Listing, ledger: Ledger) -> None:
         candidates = _inspect(context, chosen, ledger)
     if not candidates:
         return
+    context.start_spark()
     with context.steps.step("validate"):
         groups = judge(context, candidates, ledger)
     with context.steps.step("stage"):

@@ -6,18 +6,20 @@ whether a file's rows count.
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from pyspark.sql import Row, SparkSession
+from pyspark.sql import SparkSession
 
 from spark_app.contracts import Dataset
-from spark_app.delta_tables import Table
+from spark_app.delta_tables import Commit, Table
 from spark_app.input_files import InputFile
+from spark_app.storage import storage_for
 
 LEDGER_SCHEMA = """
     file_id int, version int, dataset string, name string, uri string, etag string, size bigint,
@@ -83,6 +85,7 @@ class Ledger:
 
     def __init__(self, versions: Iterable[FileVersion] = ()) -> None:
         self._by_name: dict[str, list[FileVersion]] = {}
+        self.saved: dict[str, list[FileVersion]] = {}  # the rows that the table holds, by name
         for version in sorted(versions, key=lambda v: (v.file_id, v.version)):
             self._by_name.setdefault(version.name, []).append(version)
 
@@ -176,23 +179,69 @@ class Ledger:
         return 1 + max((versions[0].file_id for versions in self._by_name.values()), default=0)
 
 
-def load_ledger(spark: SparkSession, table: Table) -> Ledger:
-    """Read the ledger; an empty one where there is no table yet."""
-    if table.version() < 0:
+def load_ledger(start_spark: Callable[[], SparkSession], table: Table) -> Ledger:
+    """Read the ledger; an empty one where there is no table yet.
+
+    Beside the table lies a copy of its rows that says of which commit it is: if that is the newest one, Spark need not
+    be started for it.
+    """
+    newest = table.newest_commit()
+    if newest is None:
         return Ledger()
-    return Ledger(_from_row(row) for row in table.read(spark).collect())
+    copied = _read_copy(table, newest)
+    if copied is None:
+        copied = [_from_row(row.asDict()) for row in table.read(start_spark()).collect()]
+    ledger = Ledger(copied)
+    ledger.saved = {version.name: ledger.of(version.name).copy() for version in copied}
+    return ledger
 
 
 def save_ledger(
     spark: SparkSession, table: Table, ledger: Ledger, names: Iterable[str], metadata: dict[str, Any]
 ) -> None:
-    """Write all versions of the named files, in one commit."""
+    """Write all versions of the named files, in one commit, and then the copy of all rows (see `load_ledger`)."""
     versions = [version for name in names for version in ledger.of(name)]
     if not versions:
         return
     frame = spark.createDataFrame([_to_row(version) for version in versions], LEDGER_SCHEMA).coalesce(1)
     ids = ", ".join(str(file_id) for file_id in sorted({version.file_id for version in versions}))
     table.replace(frame, f"file_id IN ({ids})", metadata)
+    ledger.saved.update((version.name, ledger.of(version.name).copy()) for version in versions)
+    _write_copy(table, ledger)
+
+
+def _copy_uri(table: Table) -> str:
+    return f"{table.uri}_copy.json.gz"
+
+
+def _read_copy(table: Table, newest: Commit) -> list[FileVersion] | None:
+    data = storage_for(table.uri).read(_copy_uri(table))
+    if data is None:
+        return None
+    content = json.loads(gzip.decompress(data))
+    if content["commit"] != _identity(newest):
+        return None
+    return [_from_row(dict(zip(_COLUMNS, row, strict=True))) for row in content["rows"]]
+
+
+def _write_copy(table: Table, ledger: Ledger) -> None:
+    newest = table.newest_commit()
+    if newest is None:
+        return
+    rows = [_to_row(version) for versions in ledger.saved.values() for version in versions]
+    content = {"commit": _identity(newest), "rows": rows}
+    packed = gzip.compress(json.dumps(content, default=_iso).encode(), 1)
+    storage_for(table.uri).write(_copy_uri(table), packed)
+
+
+def _identity(commit: Commit) -> dict[str, Any]:
+    """What no other commit has: the names of the files that it added, which are random, beside its version."""
+    added = sorted(action["add"]["path"] for action in commit.actions if "add" in action)
+    return {"version": commit.version, "added": added}
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat()
 
 
 def _to_row(version: FileVersion) -> tuple[Any, ...]:
@@ -200,9 +249,10 @@ def _to_row(version: FileVersion) -> tuple[Any, ...]:
     return tuple(str(fields[name]) if name in {"dataset", "status"} else fields[name] for name in _COLUMNS)
 
 
-def _from_row(row: Row) -> FileVersion:
-    fields: dict[str, Any] = row.asDict()
+def _from_row(fields: dict[str, Any]) -> FileVersion:
     for name in ("modified_at", "updated_at"):
+        if isinstance(fields[name], str):
+            fields[name] = datetime.fromisoformat(fields[name])
         fields[name] = fields[name].replace(tzinfo=UTC) if fields[name].tzinfo is None else fields[name]
     fields["dataset"], fields["status"] = Dataset(fields["dataset"]), Status(fields["status"])
     fields["quarantined_by_reason"] = json.loads(fields["quarantined_by_reason"])

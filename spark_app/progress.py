@@ -6,7 +6,7 @@ or when a song that they played did; so a run with no new file still finishes wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from pyspark.sql import functions as F
 
@@ -42,8 +42,11 @@ class DirtyDates:
 def load_progress(context: Context) -> Progress:
     """Read the progress; all -1 on a new lake."""
     table = context.lake.progress
-    if table.version() < 0:
+    newest = table.newest_commit()
+    if newest is None:
         return Progress()
+    if "versions" in newest.user_metadata:  # as `save_progress` told it: no need to start Spark
+        return Progress(**newest.user_metadata["versions"])
     row = table.read(context.spark).first()
     if row is None:
         return Progress()
@@ -62,7 +65,7 @@ def save_progress(context: Context, before: Progress, progress: Progress) -> Non
         context.now.replace(tzinfo=None),
     )
     frame = context.spark.createDataFrame([row], _SCHEMA).coalesce(1)
-    context.lake.progress.replace(frame, None, context.metadata("progress"))
+    context.lake.progress.replace(frame, None, context.metadata("progress", versions=asdict(progress)))
 
 
 def staged_versions(context: Context) -> Progress:

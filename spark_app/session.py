@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import Any
 
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from spark_app import __version__
+from spark_app.log import Steps
+from spark_app.metrics import StageMeter
+from spark_app.settings import Settings
 
 # What results or safety depend on is fixed here; sizes and speed are in conf/spark and the job's parameters.
 REQUIRED = {
@@ -24,6 +29,30 @@ REQUIRED = {
 }
 
 _ROWS_PER_SHUFFLE_PARTITION = 500_000
+
+
+class LazySession:
+    """One session, started when it is first asked for, from whatever thread; or one that is given."""
+
+    def __init__(self, settings: Settings, steps: Steps, given: SparkSession | None = None) -> None:
+        self._settings, self._steps, self._given = settings, steps, given
+        self._lock = threading.Lock()
+        self.started: SparkSession | None = None
+
+    def __call__(self) -> SparkSession:
+        """Return the session."""
+        with self._lock:
+            if self.started is None:
+                with self._steps.step("start Spark"):
+                    self.started = self._given or build_session(self._settings.retention_days)
+                self._steps.meter = StageMeter(self.started)
+            return self.started
+
+    def stop(self) -> None:
+        """Stop the session if it was started here."""
+        context = SparkContext._active_spark_context  # noqa: SLF001 (there even where the start was broken off)
+        if self._given is None and context is not None:
+            context.stop()
 
 
 def build_session(retention_days: int) -> SparkSession:

@@ -137,7 +137,7 @@ def test_versions_are_kept_in_order_however_they_come() -> None:
 
 def test_what_is_saved_is_loaded_again(spark: SparkSession, tmp_path: Path) -> None:
     table = Table(str(tmp_path / "ingested_files"))
-    assert load_ledger(spark, table).all == []
+    assert load_ledger(lambda: spark, table).all == []
     ledger = Ledger()
     full = replace(
         ledger.open(a_file("streams/ä b.csv", "e1", NOON + timedelta(microseconds=7)), "r1", NOON),
@@ -153,12 +153,40 @@ def test_what_is_saved_is_loaded_again(spark: SparkSession, tmp_path: Path) -> N
     ledger.put(full)
     empty: FileVersion = ledger.open(replace(a_file("users/u.csv"), stat=None), "r1", NOON)
     save_ledger(spark, table, ledger, ["streams/ä b.csv", "users/u.csv"], {"run_id": "r1"})
-    assert load_ledger(spark, table).all == [full, empty]
+    assert load_ledger(lambda: spark, table).all == [full, empty]
     changed = replace(empty, status=Status.REJECTED, reason="not_utf8", message="m")
     ledger.put(changed)
     save_ledger(spark, table, ledger, ["users/u.csv"], {"run_id": "r1"})
-    assert load_ledger(spark, table).all == [full, changed]
+    assert load_ledger(lambda: spark, table).all == [full, changed]
     assert table.version() == 1
+
+
+def no_spark() -> SparkSession:
+    raise AssertionError("Spark was asked for")
+
+
+def test_the_copy_is_read_without_spark_and_only_while_it_is_of_the_newest_commit(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    table = Table(str(tmp_path / "ingested_files"))
+    assert load_ledger(no_spark, table).all == []
+    ledger = Ledger()
+    first = ledger.open(a_file("streams/a.csv"), "r1", NOON)
+    second = ledger.open(a_file("streams/b.csv"), "r1", NOON)
+    save_ledger(spark, table, ledger, ["streams/a.csv"], {})
+    assert load_ledger(no_spark, table).all == [first]  # what was not saved is not in the copy
+    later = load_ledger(no_spark, table)
+    later.put(replace(first, status=Status.ACCEPTED))
+    other = later.open(a_file("streams/b.csv"), "r2", NOON)
+    save_ledger(spark, table, later, ["streams/b.csv"], {})
+    assert load_ledger(no_spark, table).all == [first, other]
+    assert second.file_id == other.file_id
+
+    # A commit of which the copy knows nothing: killed before it was written, or made by somebody else.
+    table.replace(table.read(spark).where("name = 'streams/b.csv'"), None, {})
+    with pytest.raises(AssertionError, match="Spark was asked for"):
+        load_ledger(no_spark, table)
+    assert load_ledger(lambda: spark, table).all == [other]
 
 
 def test_no_names_are_no_commit(spark: SparkSession, tmp_path: Path) -> None:
