@@ -20,6 +20,7 @@ from spark_app.kpis.inputs import (
     artists_of_tracks,
     count_plays,
     day_listeners,
+    day_totals,
     known_listens,
     kpi_inputs,
     number_songs,
@@ -91,7 +92,7 @@ def _compute(
     inputs = kpi_inputs(known, day, plays, catalogue, zone)
     inputs = replace(inputs, genre_days=keep(inputs.genre_days))
     frames = {kpi.name: keep(kpi.compute(inputs)) for kpi in all_kpis()}
-    return frames, day.select("listen_date", "listens", "genre_listens")
+    return frames, day_totals(day)
 
 
 def _prepare_for(context: Context, staged: DataFrame) -> list[str]:

@@ -1,8 +1,8 @@
 """From staged listens and songs to the frames that KPIs share.
 
 Distinct listeners are the dear part of it. Each listener of a day is one row, with a bit for each genre and for each
-half hour of the day in which one of its hours may begin; the sums of these bits over all listeners of the day are the
-numbers of distinct listeners. So one small frame is grouped once, whatever the number of genres of a track.
+half hour of the day in which one of its hours may begin. Of these bits, equal bytes are counted over all listeners of
+the day, and the counts of bytes give the counts of bits: the numbers of distinct listeners.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from spark_app.zones import changes_within_an_hour
 SECONDS_PER_HOUR = 3600
 # Hours of a day begin at least this far apart, also where the clock is changed (since 2000, in all zones).
 _SLOT_SECONDS = 1800
-_SLOTS_PER_DAY = 52  # a day has at most 26 hours
 SONGS_PER_GENRE = 3
-_BITS = 63  # of a bigint, without its sign
+_BITS = 64  # of a bigint
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,11 @@ def known_listens(listens: DataFrame, catalogue: Catalogue, zone: str) -> DataFr
 
 
 def day_listeners(known: DataFrame, genres: Sequence[str], zone: str) -> DataFrame:
-    """Grain: listen_date, with the distinct listeners of each genre (g0, g1 …) and of each half hour (h0, h1 …).
+    """Grain: (listen_date, position, byte): how many listeners of the day have this byte there in their bits.
 
-    Beside these `listens` and `genre_listens`, counted here on another way than the KPIs are, for the audit.
+    A listener's bits are those of the genres and then of the half hours in which they listened, eight a position; a
+    byte of 0 is left out but at position 0. There, `listens` and `genre_listens` add up to those of the day, counted
+    on another way than the KPIs are, for the audit.
     """
     names = _mask_names(genres)
     slot = F.call_function("shiftleft", F.lit(1).cast("bigint"), _slot(zone))
@@ -111,31 +112,41 @@ def day_listeners(known: DataFrame, genres: Sequence[str], zone: str) -> DataFra
         F.count(F.lit(1)).alias("listens"),
         F.sum(sum((F.bit_count(name) for name in names), start=F.lit(0))).alias("genre_listens"),
     )
-    of_genres = [_bit(names[number // _BITS], number % _BITS).alias(f"g{number}") for number in range(len(genres))]
-    of_slots = [_bit("slots", number).alias(f"h{number}") for number in range(_SLOTS_PER_DAY)]
-    sums = [F.sum("listens").alias("listens"), F.sum("genre_listens").alias("genre_listens")]
-    return users.groupBy("listen_date").agg(*sums, *of_genres, *of_slots)
+    parts = [
+        F.shiftrightunsigned(name, 8 * part).bitwiseAND(F.lit(255)).cast("int")
+        for name in (*names, "slots")
+        for part in range(_BITS // 8)
+    ]
+    pairs = [column for position, byte in enumerate(parts) for column in (F.lit(position), byte)]
+    stacked = F.stack(F.lit(len(parts)), *pairs).alias("position", "byte")
+    rows = users.select("listen_date", "listens", "genre_listens", stacked)
+    counted = rows.where((F.col("position") == 0) | (F.col("byte") != 0)).groupBy("listen_date", "position", "byte")
+    return counted.agg(F.count(F.lit(1)).alias("users"), F.sum("listens"), F.sum("genre_listens")).toDF(
+        "listen_date", "position", "byte", "users", "listens", "genre_listens"
+    )
+
+
+def day_totals(day: DataFrame) -> DataFrame:
+    """Grain: listen_date, with listens and genre_listens (a listen counts in each genre of its track)."""
+    once = day.where(F.col("position") == 0).groupBy("listen_date")
+    return once.agg(F.sum("listens").alias("listens"), F.sum("genre_listens").alias("genre_listens"))
 
 
 def genre_listeners(day: DataFrame, genres: Sequence[str]) -> DataFrame:
     """Grain: (listen_date, track_genre), with unique_listeners."""
-    counts = [
-        F.struct(F.lit(genre).alias("track_genre"), F.col(f"g{number}").alias("unique_listeners"))
-        for number, genre in enumerate(genres)
-    ]
-    return _unpivoted(day, counts).select("listen_date", "count.track_genre", "count.unique_listeners")
+    counts = _bit_counts(day).where(F.col("bit") < _BITS * len(_mask_names(genres)))
+    genre = F.element_at(_literals(genres), F.col("bit") + 1).alias("track_genre")
+    return counts.select("listen_date", genre, "unique_listeners")
 
 
-def hour_listeners(day: DataFrame, zone: str) -> DataFrame:
+def hour_listeners(day: DataFrame, genres: Sequence[str], zone: str) -> DataFrame:
     """Grain: (listen_date, listen_hour), with unique_listeners."""
-    counts = [
-        F.struct(F.lit(number).alias("slot"), F.col(f"h{number}").alias("unique_listeners"))
-        for number in range(_SLOTS_PER_DAY)
-    ]
-    slot = (_day_start(zone) + F.col("count.slot") * F.lit(_SLOT_SECONDS)) * F.lit(1_000_000)
+    first = _BITS * len(_mask_names(genres))
+    counts = _bit_counts(day).where(F.col("bit") >= first)
+    slot = (_day_start(zone) + (F.col("bit") - F.lit(first)) * F.lit(_SLOT_SECONDS)) * F.lit(1_000_000)
     within = slot + F.lit(_SLOT_SECONDS * 1_000_000 - 1)
     hour = F.timestamp_micros(_not_before_a_change(slot, within, zone, F.col("listen_date"))).alias("listen_hour")
-    return _unpivoted(day, counts).select("listen_date", hour, "count.unique_listeners")
+    return counts.select("listen_date", hour, "unique_listeners")
 
 
 def count_plays(known: DataFrame) -> DataFrame:
@@ -176,7 +187,7 @@ def kpi_inputs(known: DataFrame, day: DataFrame, plays: DataFrame, catalogue: Ca
         plays=plays,
         genre_plays=genre_plays,
         genre_days=sum_up_genres(genre_plays, genre_listeners(day, catalogue.genres)),
-        hour_listeners=hour_listeners(day, zone),
+        hour_listeners=hour_listeners(day, catalogue.genres, zone),
         songs=catalogue.songs,
         tracks=catalogue.tracks,
         artists=catalogue.artists,
@@ -189,16 +200,28 @@ def _mask_names(genres: Sequence[str]) -> list[str]:
 
 
 def _genre_masks(genres: Sequence[str]) -> list[Column]:
-    masks = []
-    for number, name in enumerate(_mask_names(genres)):
-        part = genres[number * _BITS : (number + 1) * _BITS]
-        bits = F.create_map(*(F.lit(item) for bit, genre in enumerate(part) for item in (genre, 1 << bit)))
-        masks.append(F.bit_or(F.coalesce(bits[F.col("track_genre")].cast("bigint"), F.lit(0))).alias(name))
-    return masks
+    number = F.call_function("array_position", _literals(genres), F.col("track_genre")) - 1
+    bit = F.call_function("shiftleft", F.lit(1).cast("bigint"), F.pmod(number, F.lit(_BITS)).cast("int"))
+    of_mask = F.floor(number / F.lit(_BITS))
+    return [
+        F.bit_or(F.when(of_mask == position, bit).otherwise(F.lit(0))).alias(name)
+        for position, name in enumerate(_mask_names(genres))
+    ]
 
 
-def _bit(mask: str, bit: int) -> Column:
-    return F.sum(F.shiftright(mask, bit).bitwiseAND(F.lit(1)))
+def _literals(texts: Sequence[str]) -> Column:
+    return F.array(*(F.lit(text) for text in texts))
+
+
+def _bit_counts(day: DataFrame) -> DataFrame:
+    """Grain: (listen_date, bit), with unique_listeners; bits are numbered over all positions."""
+    bits = day.select(
+        "listen_date", "position", "byte", "users", F.explode(F.array(*map(F.lit, range(8)))).alias("bit")
+    )
+    is_set = F.expr("(shiftright(byte, bit) & 1) = 1")
+    number = (F.col("position") * F.lit(8) + F.col("bit")).alias("bit")
+    counted = bits.where(is_set).select("listen_date", number, "users").groupBy("listen_date", "bit")
+    return counted.agg(F.sum("users").alias("unique_listeners"))
 
 
 def _not_before_a_change(start: Column, until: Column, zone: str, day: Column | None = None) -> Column:
@@ -230,8 +253,3 @@ def _day_start(zone: str) -> Column:
 def _slot(zone: str) -> Column:
     seconds = F.unix_seconds("listen_hour") - _day_start(zone)
     return F.floor(seconds / F.lit(_SLOT_SECONDS)).cast("int")
-
-
-def _unpivoted(day: DataFrame, counts: list[Column]) -> DataFrame:
-    rows = day.select("listen_date", F.explode(F.array(*counts)).alias("count"))
-    return rows.where(F.col("count.unique_listeners") > 0)
