@@ -73,14 +73,17 @@ def _compute(
         cached.callback(frame.unpersist)
         return frame.persist()
 
+    def small(frame: DataFrame) -> DataFrame:
+        return frame.localCheckpoint(eager=False)
+
     streams = context.lake.staged(Dataset.STREAMS).read(context.spark, versions.streams_version)
     staged = streams.where(F.col("listen_date").isin([F.lit(date).cast("date") for date in dates]))
-    songs = keep(current_songs(context.lake.staged(Dataset.SONGS).read(context.spark, versions.songs_version)))
-    tracks = keep(number_tracks(current_tracks(songs)))
+    songs = small(current_songs(context.lake.staged(Dataset.SONGS).read(context.spark, versions.songs_version)))
+    tracks = small(number_tracks(current_tracks(songs)))
     genres = sorted(row[0] for row in songs.select("track_genre").distinct().collect())
-    artists = keep(artists_of_tracks(tracks))
+    artists = small(artists_of_tracks(tracks))
     catalogue = Catalogue(
-        songs=keep(number_songs(songs, tracks)),
+        songs=small(number_songs(songs, tracks)),
         tracks=tracks,
         artists=artists.select("artist_no", "artist").distinct(),
         track_artists=artists.select("track_no", "artist_no"),
@@ -88,10 +91,10 @@ def _compute(
     )
     zone = context.settings.kpi_time_zone
     known = known_listens(unique_listens(staged, _prepare_for(context, staged)), catalogue, zone)
-    day, plays = keep(day_listeners(known, catalogue.genres, zone)), keep(count_plays(known))
+    day, plays = small(day_listeners(known, catalogue.genres, zone)), keep(count_plays(known))
     inputs = kpi_inputs(known, day, plays, catalogue, zone)
-    inputs = replace(inputs, genre_days=keep(inputs.genre_days))
-    frames = {kpi.name: keep(kpi.compute(inputs)) for kpi in all_kpis()}
+    inputs = replace(inputs, genre_days=small(inputs.genre_days))
+    frames = {kpi.name: small(kpi.compute(inputs)) for kpi in all_kpis()}
     return frames, day_totals(day)
 
 
