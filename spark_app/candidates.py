@@ -47,11 +47,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Group:
-    """Candidates of one dataset with the same header, and their rows as checked."""
+    """Candidates of one dataset and form (see `judging`), and their rows as checked; Spark holds these in `cached`."""
 
     dataset: Dataset
     candidates: tuple[Candidate, ...]
     checked: Checked
+    cached: DataFrame
 
 
 def reject(candidate: Candidate, reason: str, message: str) -> None:

@@ -6,6 +6,7 @@ which the next run takes up again under the same file_id.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from spark_app.candidates import Candidate, reject
@@ -31,11 +32,14 @@ def ingest(context: Context, listing: Listing, ledger: Ledger) -> None:
         chosen = _choose(context, listing, ledger)
     if not chosen:
         return
-    with context.steps.step("inspect files"):
-        candidates = _inspect(context, chosen, ledger)
+    # Spark starts while files are looked at; should there be nothing new in them, only that was for nothing.
+    with ThreadPoolExecutor(1) as starting:
+        started = starting.submit(context.start_spark)
+        with context.steps.step("inspect files"):
+            candidates = _inspect(context, chosen, ledger)
+        started.result()
     if not candidates:
         return
-    context.start_spark()
     with context.steps.step("validate"):
         groups = judge(context, candidates, ledger)
     with context.steps.step("stage"):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from spark_app.contracts import Contract, load_contract
 from spark_app.input_files import InputFile
+from spark_app.records import WHITE_SPACE
 from spark_app.storage import storage_for
 
 if TYPE_CHECKING:
@@ -30,21 +31,22 @@ _MAX_LINE = 32 * 1024 * 1024  # longer ones would be several times in memory, of
 _BOM = codecs.BOM_UTF8
 _PATTERN_CHARACTERS = set("{}[]*?\\")
 _GZIP = 16 + zlib.MAX_WBITS
-_WHITE_SPACE = " \t\r\n\f\v"  # as in records.py: what Spark takes for blank too
 _BLANK_LINE = re.compile(rb"(?m)^[ \t\r\f\v]*\n")
+_WHITE_SPACE_WITHIN_LINES = b" \t\r\f\v"
 
 
 @dataclass(frozen=True)
 class Inspection:
     """What a look into one file found.
 
-    `lines` counts physical lines after the header that are not blank. `reason` and `message` are set when the file
-    must be rejected.
+    `lines` counts physical lines after the header that are not blank; `quotes` says that there may be some. `reason`
+    and `message` are set when the file must be rejected.
     """
 
     file: InputFile
     header: tuple[str, ...] = ()
     lines: int = 0
+    quotes: bool = True
     reason: str | None = None
     message: str | None = None
 
@@ -82,7 +84,7 @@ def inspect_file(file: InputFile) -> Inspection:
             scan.fail("unreadable_gzip", f"the archive is damaged or cut off: {error}")
     if checksum is not None:
         file = replace(file, etag=checksum.hexdigest())
-    return Inspection(file, scan.header, scan.lines, scan.reason, scan.message)
+    return Inspection(file, scan.header, scan.lines, scan.quotes, scan.reason, scan.message)
 
 
 def _name_problem(file: InputFile) -> tuple[str, str] | None:
@@ -133,6 +135,7 @@ class _Scan:
         self._seen = 0
         self.header: tuple[str, ...] = ()
         self.lines = 0
+        self.quotes = False
         self.reason: str | None = None
         self.message: str | None = None
 
@@ -144,6 +147,7 @@ class _Scan:
         if self.reason is not None:
             return
         self._check_encoding(block)
+        self.quotes = self.quotes or b'"' in block
         if self._in_header:
             self._head += block
             end = self._head.find(b"\n")
@@ -176,11 +180,12 @@ class _Scan:
             self.fail("line_too_long", f"a line of more than {_MAX_LINE:,} bytes, about {self._seen:,} bytes into it")
         if end:
             lines = block[:end]
-            self.lines += lines.count(b"\n") - len(_BLANK_LINE.findall(lines))
+            self.lines += lines.count(b"\n") - _blank_lines(lines)
 
     def _check_encoding(self, block: bytes, *, final: bool = False) -> None:
         try:
-            self._decoder.decode(block, final)
+            if final or not block.isascii() or self._decoder.getstate()[0]:  # most blocks need no decoding
+                self._decoder.decode(block, final)
         except UnicodeDecodeError as error:
             before = self._seen + error.start
             self.fail(
@@ -192,7 +197,7 @@ class _Scan:
         self._in_header = False
         if self.reason is not None:
             return
-        text = line.removeprefix(_BOM).decode("utf-8", "replace").strip(_WHITE_SPACE)
+        text = line.removeprefix(_BOM).decode("utf-8", "replace").strip(WHITE_SPACE)
         if not text:
             what = "the first line is blank; it must be the header" if self._head.count(b"\n") else "the file is empty"
             self.fail("empty_file", what)
@@ -200,7 +205,7 @@ class _Scan:
         try:
             if text.count('"') % 2:  # Spark would not know such a line for the header
                 raise csv.Error("a quote is not closed")
-            names = tuple(name.strip(_WHITE_SPACE) for name in next(csv.reader([text], strict=True)))
+            names = tuple(name.strip(WHITE_SPACE) for name in next(csv.reader([text], strict=True)))
         except csv.Error as error:
             self.fail("missing_column", f"the header can't be read: {error}")
             return
@@ -211,6 +216,14 @@ class _Scan:
         elif repeated:
             self.fail("duplicate_column", f"the header names a column twice: {', '.join(repeated)}")
         self.header = names
+
+
+def _blank_lines(lines: bytes) -> int:
+    """Count blank lines; where there is none, which is quick to see, no line is looked at."""
+    squeezed = lines.translate(None, _WHITE_SPACE_WITHIN_LINES)
+    if not squeezed.startswith(b"\n") and b"\n\n" not in squeezed:
+        return 0
+    return len(_BLANK_LINE.findall(lines))
 
 
 def _missing_message(missing: Iterable[str], names: tuple[str, ...]) -> str:

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from pyspark import StorageLevel
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
 from spark_app.candidates import Candidate, Group, accepted_rows, of_files, reject
 from spark_app.context import Context
-from spark_app.contracts import Dataset, load_contract
+from spark_app.contracts import Contract, Dataset, load_contract
 from spark_app.errors import AuditError, NothingUsableError
 from spark_app.ledger import Ledger, Status
 from spark_app.profile import FileProfile, References, dataset_quality, profile_files, quality, verdict
@@ -43,30 +44,45 @@ def _judge_dataset(
 ) -> list[Group]:
     readable = [c for c in candidates if c.file.dataset is dataset and c.accepted]
     groups = []
-    for header, members in _by_header(readable).items():
-        checked = _checked(context, dataset, members, header)
-        lines = not load_contract(dataset).newline_in_field
-        profiles = profile_files(checked, references, header_among_rows=lines)
+    contract = load_contract(dataset)
+    for (header, quotes), members in _of_one_form(readable).items():
+        checked = _checked(context, contract, members, header, references, quotes=quotes)
+        parsed = checked.frame
+        profiles = profile_files(checked, by_lines=not contract.newline_in_field)
+        checked = replace(checked, frame=parsed.where(F.col("lines") > 0))
         for candidate in members:
             candidate.profile = profiles.get(candidate.pending.file_id, FileProfile())
             _judge_file(context, candidate, checked)
         _add_samples(checked, [candidate for candidate in members if not candidate.accepted])
-        groups.append(Group(dataset, tuple(members), checked))
+        groups.append(Group(dataset, tuple(members), checked, parsed))
     if readable:
-        contract = load_contract(dataset)
         context.result.quality[str(dataset)] = dataset_quality([c.profile for c in readable], contract)
     return groups
 
 
-def _checked(context: Context, dataset: Dataset, members: Sequence[Candidate], header: tuple[str, ...]) -> Checked:
-    contract = load_contract(dataset)
+def _checked(
+    context: Context,
+    contract: Contract,
+    members: Sequence[Candidate],
+    header: tuple[str, ...],
+    references: References,
+    *,
+    quotes: bool,
+) -> Checked:
+    """Read, parse and check files once; what later steps need of each row is kept until they are done with it."""
     sources = [candidate.source for candidate in members]
-    if not contract.newline_in_field:
-        fields = split_fields(line_records(context.spark, sources), contract, header)
-        return check(fields, contract, context.settings)
-    # Songs and users are small, looked at several times, and cut into records by Python: parsed once.
-    checked = check(split_fields(quoted_records(context.spark, sources), contract, header), contract, context.settings)
-    return replace(checked, frame=checked.frame.persist())
+    if contract.newline_in_field:
+        records = quoted_records(context.spark, sources)
+        checked = check(split_fields(records, contract, header), contract, context.settings)
+        return replace(checked, frame=references.look_up(checked.frame).persist())
+    records = line_records(context.spark, sources)
+    checked = check(split_fields(records, contract, header, quotes=quotes), contract, context.settings)
+    rows = references.look_up(checked.frame).select(
+        *("file_id", "block", "row", "lines", *contract.names, "broken_rules", "nulls", "is_header"),
+        *("known_track", "known_user"),
+        F.when(checked.quarantined, F.col("raw")).alias("raw"),
+    )
+    return replace(checked, frame=rows.persist(StorageLevel.DISK_ONLY))
 
 
 def _judge_file(context: Context, candidate: Candidate, checked: Checked) -> None:
@@ -101,10 +117,11 @@ def _add_samples(checked: Checked, refused: list[Candidate]) -> None:
         candidate.outcome.samples = [{"raw": row["raw"], "reasons": row["reasons"]} for row in mine]
 
 
-def _by_header(candidates: Iterable[Candidate]) -> dict[tuple[str, ...], list[Candidate]]:
-    groups: dict[tuple[str, ...], list[Candidate]] = defaultdict(list)
+def _of_one_form(candidates: Iterable[Candidate]) -> dict[tuple[tuple[str, ...], bool], list[Candidate]]:
+    """Group files by their header and by whether they hold quotes."""
+    groups: dict[tuple[tuple[str, ...], bool], list[Candidate]] = defaultdict(list)
     for candidate in candidates:
-        groups[candidate.inspection.header].append(candidate)
+        groups[candidate.inspection.header, candidate.inspection.quotes].append(candidate)
     return groups
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from pyspark.sql import SparkSession
 from spark_app.contracts import Dataset
 from spark_app.delta_tables import Commit, Table
 from spark_app.input_files import InputFile
+from spark_app.log import warn
 from spark_app.storage import storage_for
 
 LEDGER_SCHEMA = """
@@ -218,7 +220,11 @@ def _read_copy(table: Table, newest: Commit) -> list[FileVersion] | None:
     data = storage_for(table.uri).read(_copy_uri(table))
     if data is None:
         return None
-    content = json.loads(gzip.decompress(data))
+    try:
+        content = json.loads(gzip.decompress(data))
+    except (OSError, EOFError, zlib.error, ValueError):
+        warn("the copy of the ledger is damaged; reading the table", file=_copy_uri(table))
+        return None
     if content["commit"] != _identity(newest):
         return None
     return [_from_row(dict(zip(_COLUMNS, row, strict=True))) for row in content["rows"]]

@@ -11,13 +11,17 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_app.contracts import Contract, Severity
+from spark_app.records import Block
 from spark_app.settings import Settings
 from spark_app.validation import Checked
 
 
 @dataclass
 class FileProfile:
-    """Counts of one file's rows before duplicates are taken out; `lines` are physical lines."""
+    """Counts of one file's rows before duplicates are taken out; `lines` are physical lines that are not blank.
+
+    `blocks` are the parts that it was read in, by where they begin; see `line_records`.
+    """
 
     rows: int = 0
     lines: int = 0
@@ -27,6 +31,7 @@ class FileProfile:
     header_rows: int = 0
     by_reason: Counter[str] = field(default_factory=Counter)
     nulls: Counter[str] = field(default_factory=Counter)
+    blocks: dict[int, Block] = field(default_factory=dict)
 
     @property
     def kept(self) -> int:
@@ -34,23 +39,35 @@ class FileProfile:
         return self.rows - self.quarantined
 
 
-def profile_files(checked: Checked, references: References, *, header_among_rows: bool) -> dict[int, FileProfile]:
+def profile_files(checked: Checked, *, by_lines: bool) -> dict[int, FileProfile]:
     """Count rows by fate for each file_id, in one pass and one small shuffle.
 
-    `header_among_rows` says that each file's own header line is among the records (see `line_records`).
+    The frame has `known_track` and `known_user` (see `References`). `by_lines` says that it comes from `line_records`:
+    blank lines, which are no rows, and each file's own header line are among its rows then.
     """
-    frame = references.look_up(checked.frame)
     keys = ["file_id", "broken_rules", "nulls", "is_header", "known_track", "known_user"]
-    counted = frame.groupBy(*keys).agg(F.count(F.lit(1)).alias("rows"), F.sum("lines").alias("lines")).collect()
+    keys += ["block"] if by_lines else []
+    counted = checked.frame.groupBy(*keys).agg(
+        F.count_if(F.col("lines") > 0).alias("rows"),
+        F.sum("lines").alias("lines"),
+        F.count(F.lit(1)).alias("all_lines"),
+        *([F.min("row").alias("first_row")] if by_lines else []),
+    )
     profiles: dict[int, FileProfile] = defaultdict(FileProfile)
     quarantine = checked.mask(Severity.QUARANTINE)
-    header_left = {row["file_id"] for row in counted} if header_among_rows else set()
-    for row in sorted(counted, key=lambda row: not row["is_header"]):
+    groups = counted.collect()
+    header_left = {row["file_id"] for row in groups} if by_lines else set()
+    for row in sorted(groups, key=lambda row: not row["is_header"]):
         rows, lines = row["rows"], row["lines"]
+        profile = profiles[row["file_id"]]
         if row["is_header"] and row["file_id"] in header_left:
             header_left.remove(row["file_id"])
             rows, lines = rows - 1, lines - 1
-        _add(profiles[row["file_id"]], row, rows, lines, checked, quarantine)
+        _add(profile, row, rows, lines, checked, quarantine)
+        if by_lines:
+            block = profile.blocks.get(row["block"], Block(row["first_row"], 0))
+            first_row = min(block.first_row, row["first_row"])
+            profile.blocks[row["block"]] = Block(first_row, block.lines + row["all_lines"])
     return profiles
 
 

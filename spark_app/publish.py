@@ -10,21 +10,18 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_app.audit import failed, judge, judge_emptied, sum_expectations, table_expectations
-from spark_app.catalogue import current_songs, current_tracks
+from spark_app.catalogue import current_songs
 from spark_app.context import Context
 from spark_app.contracts import Dataset
 from spark_app.errors import AuditError
 from spark_app.kpis import all_kpis
 from spark_app.kpis.inputs import (
-    Catalogue,
-    artists_of_tracks,
     count_plays,
     day_listeners,
     day_totals,
     known_listens,
     kpi_inputs,
-    number_songs,
-    number_tracks,
+    number_catalogue,
     unique_listens,
 )
 from spark_app.log import log
@@ -79,23 +76,20 @@ def _compute(
     streams = context.lake.staged(Dataset.STREAMS).read(context.spark, versions.streams_version)
     staged = streams.where(F.col("listen_date").isin([F.lit(date).cast("date") for date in dates]))
     songs = small(current_songs(context.lake.staged(Dataset.SONGS).read(context.spark, versions.songs_version)))
-    tracks = small(number_tracks(current_tracks(songs)))
-    genres = sorted(row[0] for row in songs.select("track_genre").distinct().collect())
-    artists = small(artists_of_tracks(tracks))
-    catalogue = Catalogue(
-        songs=small(number_songs(songs, tracks)),
-        tracks=tracks,
-        artists=artists.select("artist_no", "artist").distinct(),
-        track_artists=artists.select("track_no", "artist_no"),
-        genres=tuple(genres) or ("",),
-    )
     zone = context.settings.kpi_time_zone
-    known = known_listens(unique_listens(staged, _prepare_for(context, staged)), catalogue, zone)
-    day, plays = small(day_listeners(known, catalogue.genres, zone)), keep(count_plays(known))
-    inputs = kpi_inputs(known, day, plays, catalogue, zone)
-    inputs = replace(inputs, genre_days=small(inputs.genre_days))
-    frames = {kpi.name: small(kpi.compute(inputs)) for kpi in all_kpis()}
-    return frames, day_totals(day)
+    # Each of these has stretches that keep one core busy or none, so they run side by side.
+    with ThreadPoolExecutor() as pool:
+        several_files = pool.submit(_prepare_for, context, staged)
+        catalogue = number_catalogue(songs, small)
+        known = known_listens(unique_listens(staged, several_files.result()), catalogue, zone)
+        plays = keep(count_plays(known, zone))
+        counting = pool.submit(plays.count)
+        day = small(day_listeners(known, catalogue.genres))
+        counting.result()
+        inputs = kpi_inputs(known, day, plays, catalogue, zone)
+        inputs = replace(inputs, genre_days=small(inputs.genre_days))
+        computed = pool.map(lambda kpi: (kpi.name, small(kpi.compute(inputs))), all_kpis())
+        return dict(computed), day_totals(day)
 
 
 def _prepare_for(context: Context, staged: DataFrame) -> list[str]:

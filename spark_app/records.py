@@ -11,14 +11,15 @@ import csv
 import gzip
 import io
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
+from itertools import accumulate
 from operator import or_
 from typing import Any, BinaryIO, TextIO, cast
 
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -42,6 +43,15 @@ RECORD_SCHEMA = T.StructType(
         T.StructField("raw", T.StringType(), False),
     ]
 )
+LINE_COLUMNS = ("file_id", "file_modified_at", "block", "row", "lines", "raw")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a file that a task reads as one: its smallest `row` and how many lines it has, blank ones too."""
+
+    first_row: int
+    lines: int
 
 
 @dataclass(frozen=True)
@@ -55,31 +65,45 @@ class SourceFile:
 
 
 def line_records(spark: SparkSession, files: list[SourceFile]) -> DataFrame:
-    """Read files by physical lines (RECORD_SCHEMA, without line numbers; header lines are still among them)."""
-    lines = _text_lines(spark, files).select("path", "raw")
-    return _with_file(spark, lines, files).select(
-        "file_id", "file_modified_at", F.lit(None).cast("bigint").alias("line_number"), F.lit(1).alias("lines"), "raw"
+    """Read files by physical lines: a row each of LINE_COLUMNS, the header lines and blank ones (lines = 0) too.
+
+    `block` is the byte at which the part of the file begins that a task reads as one; within it, `row` grows by one
+    from line to line. `number_lines` makes line numbers of them once the lines of each block are counted.
+    """
+    known = spark.createDataFrame(
+        [(spark_path(spark, file.uri), file.file_id, file.modified_at) for file in files],
+        "path string, file_id int, file_modified_at timestamp",
+    )
+    lines = spark.read.option("lineSep", "\n").text([_as_glob(file.uri) for file in files])
+    rows = lines.select(
+        F.col("_metadata.file_path").alias("path"),
+        F.col("_metadata.file_block_start").alias("block"),
+        F.monotonically_increasing_id().alias("row"),
+        F.col("value").alias("raw"),
+    )
+    return (
+        rows.join(F.broadcast(known), on="path", how="inner")
+        .withColumn("lines", F.when(is_blank(F.col("raw")), 0).otherwise(1))
+        .select(*LINE_COLUMNS)
     )
 
 
-def numbered_line_records(spark: SparkSession, files: list[SourceFile]) -> DataFrame:
-    """Like `line_records`, with line numbers (the header is line 1); reads the files twice."""
-    rows = _text_lines(spark, files).select(
-        "path", "raw", F.col("_metadata.file_block_start").alias("block"), F.monotonically_increasing_id().alias("row")
-    )
-    in_order = Window.partitionBy("path").orderBy("block").rowsBetween(Window.unboundedPreceding, -1)
-    blocks = (
-        rows.groupBy("path", "block")
-        .agg(F.min("row").alias("first_row"), F.count(F.lit(1)).alias("block_lines"))
-        .withColumn("lines_before", F.coalesce(F.sum("block_lines").over(in_order), F.lit(0)))
-        .select("path", "block", "first_row", "lines_before")
-    )
-    numbered = rows.join(F.broadcast(blocks), on=["path", "block"], how="inner").withColumn(
-        "line_number", F.col("lines_before") + F.col("row") - F.col("first_row") + 1
-    )
-    return _with_file(spark, numbered, files).select(
-        "file_id", "file_modified_at", "line_number", F.lit(1).alias("lines"), "raw"
-    )
+def number_lines(rows: DataFrame, blocks: Mapping[int, Mapping[int, Block]]) -> DataFrame:
+    """Add `line_number` (the header is line 1) to some rows of `line_records`; `blocks` are those of each file_id."""
+    before = [
+        (file_id, start, counted - of_file[start].first_row + 1)
+        for file_id, of_file in blocks.items()
+        for start, counted in zip(sorted(of_file), _lines_before(of_file), strict=True)
+    ]
+    offsets = rows.sparkSession.createDataFrame(before, "file_id int, block bigint, offset bigint")
+    numbered = rows.join(F.broadcast(offsets), on=["file_id", "block"], how="inner")
+    return numbered.withColumn("line_number", F.col("row") + F.col("offset")).drop("offset")
+
+
+def _lines_before(blocks: Mapping[int, Block]) -> Iterator[int]:
+    """Lines of the file before each of its blocks, in their order."""
+    counts = [blocks[start].lines for start in sorted(blocks)]
+    return accumulate(counts[:-1], initial=0)
 
 
 def quoted_records(spark: SparkSession, files: list[SourceFile]) -> DataFrame:
@@ -101,38 +125,57 @@ def trimmed(text: Column) -> Column:
     return F.when(clean, text).otherwise(F.btrim(text, F.lit(WHITE_SPACE)))
 
 
-def split_fields(records: DataFrame, contract: Contract, header: tuple[str, ...]) -> DataFrame:
+def split_fields(records: DataFrame, contract: Contract, header: tuple[str, ...], *, quotes: bool = True) -> DataFrame:
     """Add one text column a contract column (trimmed; empty is NULL) and `structure`, the reason of a broken record.
 
-    One row in, one row out. Columns go by the header's names; what the header lacks is NULL.
+    One row in, one row out. Columns go by the header's names; what the header lacks is NULL. Without `quotes` there is
+    surely none in these records, which spares much work.
     """
-    quotes = F.when(F.col("raw").contains('"'), _occurrences('"')).otherwise(F.lit(0))
-    commas = _occurrences(",")
-    counted = records.select("*", quotes.alias("quotes"), commas.alias("commas"))
-    quoted = F.col("quotes") > 0
-    parsable = quoted & (F.col("quotes") % 2 == 0) & (F.col("commas") < _MAX_COLUMNS)
-    parsed = counted.select(
-        "*",
-        F.from_csv(F.when(parsable, _without_line_end(F.col("raw"))), _csv_schema(len(header)), _CSV_OPTIONS).alias(
-            "csv"
-        ),
+    # Each step's columns are used several times in the next one, so that Spark computes them once and keeps them apart.
+    columns = len(header)
+    if quotes:
+        cut = _cut_quoted(records, columns)
+    else:
+        cut = records.select("*", F.lit(None).cast("string").alias("structure"), _cut_plain(columns).alias("cells"))
+    has_cells = F.size("cells") == columns
+    there = [name for name in contract.names if name in header]
+    plucked = cut.select(
+        *records.columns,
+        F.coalesce("structure", F.when(~has_cells, WRONG_COLUMN_COUNT)).alias("structure"),
+        *(F.when(has_cells, F.col("cells")[header.index(name)]).alias(name) for name in there),
+    )
+    fielded = plucked.select(*records.columns, "structure", *(trimmed(F.col(name)).alias(name) for name in there))
+    absent = F.lit(None).cast("string")
+    filled = [F.when(F.col(name) != "", F.col(name)) if name in there else absent for name in contract.names]
+    return fielded.select(
+        *records.columns,
+        "structure",
+        *(column.alias(name) for column, name in zip(filled, contract.names, strict=True)),
+    )
+
+
+def _cut_plain(columns: int) -> Column:
+    return F.split(F.col("raw"), ",", columns + 1)  # never into more parts, however many commas there are
+
+
+def _cut_quoted(records: DataFrame, columns: int) -> DataFrame:
+    """Add `structure` and `cells`, where some records have quotes; CSV's rules are Spark's own."""
+    raw, quoted = F.col("raw"), F.col("raw").contains('"')
+    even, commas = _occurrences('"') % 2 == 0, _occurrences(",")
+    csv_row = F.from_csv(
+        F.when(quoted & even & (commas < _MAX_COLUMNS), _without_line_end(raw)), _csv_schema(columns), _CSV_OPTIONS
     )
     structure = (
-        F.when(F.col("quotes") % 2 == 1, UNCLOSED_QUOTE)
-        .when(~quoted & (F.col("commas") != len(header) - 1), WRONG_COLUMN_COUNT)
-        .when(quoted & (F.col("csv").isNull() | F.col("csv.bad").isNotNull()), WRONG_COLUMN_COUNT)
+        F.when(~quoted, F.lit(None))
+        .when(~even, UNCLOSED_QUOTE)
+        .when(F.col("csv").isNull() | F.col("csv.bad").isNotNull(), WRONG_COLUMN_COUNT)
     )
-    fields = []
-    for column in contract.columns:
-        if column.name not in header:
-            fields.append(F.lit("").alias(column.name))
-            continue
-        position = header.index(column.name)
-        value = F.when(quoted, F.col(f"csv.c{position}")).otherwise(_plain_field(F.col("raw"), position, len(header)))
-        fields.append(trimmed(value).alias(column.name))
-    fielded = parsed.select(*records.columns, structure.alias("structure"), *fields)
-    filled = [F.when(F.col(name) != "", F.col(name)).alias(name) for name in contract.names]
-    return fielded.select(*records.columns, "structure", *filled)
+    of_csv = F.array(*(F.col(f"csv.c{position}") for position in range(columns)))
+    return records.select("*", csv_row.alias("csv")).select(
+        *records.columns,
+        structure.alias("structure"),
+        F.when(quoted, of_csv).otherwise(_cut_plain(columns)).alias("cells"),
+    )
 
 
 _CSV_OPTIONS = {
@@ -157,27 +200,6 @@ def _csv_schema(columns: int) -> str:
 
 def _without_line_end(text: Column) -> Column:
     return F.btrim(text, F.lit("\r\n"))
-
-
-def _plain_field(raw: Column, position: int, columns: int) -> Column:
-    """Cut one field out of a line without quotes; byte-wise, so it is cheap where there are few columns."""
-    if position == 0:
-        return F.substring_index(raw, ",", 1)
-    if position == columns - 1:
-        return F.substring_index(raw, ",", -1)
-    return F.substring_index(F.substring_index(raw, ",", position + 1), ",", -1)
-
-
-def _text_lines(spark: SparkSession, files: list[SourceFile]) -> DataFrame:
-    paths = [_as_glob(file.uri) for file in files]
-    lines = spark.read.option("lineSep", "\n").text(paths)
-    return lines.select(F.col("value").alias("raw"), F.col("_metadata.file_path").alias("path"), "_metadata")
-
-
-def _with_file(spark: SparkSession, lines: DataFrame, files: list[SourceFile]) -> DataFrame:
-    rows = [(spark_path(spark, file.uri), file.file_id, file.modified_at) for file in files]
-    known = spark.createDataFrame(rows, "path string, file_id int, file_modified_at timestamp")
-    return lines.where(~is_blank(F.col("raw"))).join(F.broadcast(known), on="path", how="inner")
 
 
 def spark_path(spark: SparkSession, uri: str) -> str:

@@ -17,7 +17,7 @@ from spark_app.contracts import Dataset
 from spark_app.errors import AuditError
 from spark_app.ledger import Ledger, Status, save_ledger
 from spark_app.profile import quarantine_reasons
-from spark_app.records import numbered_line_records, split_fields
+from spark_app.records import number_lines
 from spark_app.staging import (
     QUARANTINE_SCHEMA,
     STREAM_PARTITIONS,
@@ -26,9 +26,8 @@ from spark_app.staging import (
     staged_streams,
     staged_users,
 )
-from spark_app.validation import check
 
-_ROWS_PER_TASK = 1_500_000
+_ROWS_PER_TASK = 500_000
 
 
 def stage(context: Context, candidates: list[Candidate], groups: list[Group], ledger: Ledger) -> None:
@@ -44,11 +43,15 @@ def stage(context: Context, candidates: list[Candidate], groups: list[Group], le
         ledger.put(candidate.pending)
     table = context.lake.ingested_files
     if accepted:
-        save_ledger(context.spark, table, ledger, names, context.metadata("open"))
-        _write_quarantine(context, accepted, groups, ledger)
+        with ThreadPoolExecutor() as pool:
+            bad_rows = pool.submit(_quarantined_rows, context, groups)
+            save_ledger(context.spark, table, ledger, names, context.metadata("open"))
+        _write_quarantine(context, accepted, bad_rows.result(), ledger)
         with ThreadPoolExecutor() as pool:
             written = dict(zip(Dataset, pool.map(lambda d: _write_staged(context, d, groups), Dataset), strict=True))
             list(pool.map(lambda d: _count_back(context, written[d], d, groups), Dataset))
+    for group in groups:
+        group.cached.unpersist()
     _settle(context, candidates, ledger)
     save_ledger(context.spark, table, ledger, names, context.metadata("settle"))
 
@@ -71,17 +74,16 @@ def _file_names(context: Context, candidates: Iterable[Candidate]) -> DataFrame:
     return context.spark.createDataFrame(rows, "file_id int, file_name string")
 
 
-def _write_quarantine(context: Context, accepted: list[Candidate], groups: list[Group], ledger: Ledger) -> None:
+def _write_quarantine(context: Context, accepted: list[Candidate], rows: DataFrame, ledger: Ledger) -> None:
     """Put these files' quarantined rows in the place of what they had there before."""
     table = context.lake.quarantine
     had = [c for c in accepted if table.version() >= 0 and _may_have_rows(c, ledger)]
     touched = [c for c in accepted if c.profile.quarantined] + [c for c in had if not c.profile.quarantined]
     if not touched:
         return
-    frames = [_quarantined_rows(context, group) for group in groups if _with_bad_rows(group)]
-    rows = reduce(DataFrame.unionByName, frames, context.spark.createDataFrame([], QUARANTINE_SCHEMA))
     ids = ", ".join(str(c.pending.file_id) for c in touched)
     version = table.replace(rows, f"file_id IN ({ids})", context.metadata("quarantine"))
+    rows.unpersist()
     counted = table.read(context.spark, version).where(of_files(touched)).groupBy("file_id").count().collect()
     written = {row["file_id"]: row["count"] for row in counted}
     for candidate in touched:
@@ -92,14 +94,22 @@ def _with_bad_rows(group: Group) -> list[Candidate]:
     return [c for c in group.candidates if c.accepted and c.profile.quarantined]
 
 
-def _quarantined_rows(context: Context, group: Group) -> DataFrame:
-    """Quarantined rows of a group's files; those of streams are read once more, for their line numbers."""
+def _quarantined_rows(context: Context, groups: list[Group]) -> DataFrame:
+    """Quarantined rows of all accepted files (QUARANTINE_SCHEMA), computed and kept."""
+    frames = [_quarantined_rows_of(context, group) for group in groups if _with_bad_rows(group)]
+    if not frames:
+        return context.spark.createDataFrame([], QUARANTINE_SCHEMA)
+    rows = reduce(DataFrame.unionByName, frames).persist()
+    rows.count()
+    return rows
+
+
+def _quarantined_rows_of(context: Context, group: Group) -> DataFrame:
     members, checked = _with_bad_rows(group), group.checked
+    rows = checked.frame.where(of_files(members) & checked.quarantined)
     if not checked.contract.newline_in_field:
-        sources = [c.source for c in members]
-        fields = split_fields(numbered_line_records(context.spark, sources), checked.contract, sources[0].header)
-        checked = check(fields, checked.contract, context.settings)
-    checked = replace(checked, frame=checked.frame.where(of_files(members)))
+        rows = number_lines(rows, {c.pending.file_id: c.profile.blocks for c in members})
+    checked = replace(checked, frame=rows)
     now = F.lit(context.now.replace(tzinfo=None)).cast("timestamp")
     return quarantine_records(checked, _file_names(context, members), group.dataset, context.run_id, now)
 

@@ -10,6 +10,8 @@ from zoneinfo import ZoneInfo
 
 _FIRST_YEAR, _LAST_YEAR = 2000, 2060
 _SECOND = timedelta(seconds=1)
+_HOUR = timedelta(hours=1)
+_DAY = timedelta(days=1)
 _HALF_HOUR = 30
 
 
@@ -19,6 +21,28 @@ class Change:
 
     instant: int
     date: date
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Equal parts of a day of which each holds the beginning of one hour at most: their length and number."""
+
+    seconds: int
+    count: int
+
+
+@lru_cache
+def slots_of_a_day(zone: str) -> Slots:
+    """Cut the longest day of a zone into slots: hours, or half hours where the clock isn't changed by whole hours."""
+    there = ZoneInfo(zone)
+    longest, whole = _DAY, True
+    for change in clock_changes(zone, _FIRST_YEAR, _LAST_YEAR):
+        clock, before = change.astimezone(there), (change - _SECOND).astimezone(there)
+        shift = (clock.utcoffset() or timedelta()) - (before.utcoffset() or timedelta())
+        longest = max(longest, _DAY - shift)
+        whole = whole and shift % _HOUR == timedelta() and (clock.minute, clock.second) == (0, 0)
+    slot = _HOUR if whole else _HOUR / 2
+    return Slots(int(slot.total_seconds()), -(-longest // slot))
 
 
 @lru_cache

@@ -17,16 +17,19 @@ class KpiInputs:
     Tracks, songs (a track in one genre) and artists have numbers: these are what large frames are joined, counted
     and ranked by. Where counts are equal, the smaller number of a song or an artist ranks first.
 
-    - `listens`: a listen each, once over all files: listen_date, listen_hour, user_id, track_no; known tracks only
-    - `plays`: (listen_date, listen_hour, track_no) with play_count
+    Hours of a day have numbers too, from 0: `slot` (see `zones.slots_of_a_day`).
+
+    - `listens`: a listen each, once over all files: listen_date, slot, user_id, track_no; known tracks only
+    - `plays`: (listen_date, track_no) with play_count, and slot_plays, the plays in each slot as an array
     - `genre_plays`: (listen_date, track_genre, song_no) with track_no, play_count, popularity, duration_ms
     - `genre_days`: (listen_date, track_genre) with unique_listeners and what `genre_plays` sum up to
       (see `inputs.sum_up_genres`)
-    - `hour_listeners`: (listen_date, listen_hour) with unique_listeners
+    - `hour_listeners`: (listen_date, slot) with listen_hour and unique_listeners
     - `songs`: song_no, in the order of popularity (highest first), then track_id; with the song row's attributes
     - `tracks`: track_no with track_id and the track's own attributes
     - `artists`: artist_no, in the order of names (UTF-8 bytes), with artist
     - `track_artists`: (track_no, artist_no)
+    - `slots`: how many slots a day has
     """
 
     listens: DataFrame
@@ -38,6 +41,7 @@ class KpiInputs:
     tracks: DataFrame
     artists: DataFrame
     track_artists: DataFrame
+    slots: int
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,11 @@ class Kpi:
     def group(self) -> tuple[str, ...]:
         """Key columns without the rank."""
         return tuple(column for column in self.key if column != self.rank)
+
+
+def in_each_slot(aggregate: Callable[[Column], Column], slots: int) -> Column:
+    """Aggregate `slot_plays` slot by slot, to an array again."""
+    return F.array(*(aggregate(F.col("slot_plays")[slot]) for slot in range(slots)))
 
 
 _NUMBER_BITS = 32

@@ -5,17 +5,25 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_app.kpis.definition import Kpi, KpiInputs, exact_ratio
+from spark_app.kpis.definition import Kpi, KpiInputs, exact_ratio, in_each_slot
 
 
 def hourly(inputs: KpiInputs) -> DataFrame:
     """Grain: listen_hour (an instant). track_diversity_index = unique tracks / listens, rounded half up."""
-    keys = ["listen_date", "listen_hour"]
-    plays = inputs.plays.groupBy(*keys).agg(
-        F.sum("play_count").alias("listen_count"), F.count(F.lit(1)).alias("unique_tracks")
+    days = inputs.plays.groupBy("listen_date").agg(
+        in_each_slot(F.sum, inputs.slots).alias("listens"),
+        in_each_slot(lambda plays: F.count_if(plays > 0), inputs.slots).alias("tracks"),
     )
-    return plays.join(inputs.hour_listeners, on=keys, how="inner").select(
-        *keys,
+    hours = days.select("listen_date", F.posexplode(F.arrays_zip("listens", "tracks")).alias("slot", "of_slot"))
+    plays = hours.select(
+        "listen_date",
+        "slot",
+        F.col("of_slot.listens").alias("listen_count"),
+        F.col("of_slot.tracks").alias("unique_tracks"),
+    )
+    return plays.join(inputs.hour_listeners, on=["listen_date", "slot"], how="inner").select(
+        "listen_date",
+        "listen_hour",
         "listen_count",
         "unique_listeners",
         "unique_tracks",

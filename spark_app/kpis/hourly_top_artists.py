@@ -5,22 +5,43 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_app.kpis.definition import Kpi, KpiInputs, ranked_first, ranks
+from spark_app.kpis.definition import Kpi, KpiInputs, in_each_slot, ranked_first, ranks
 
 ARTISTS_PER_HOUR = 5
+_PARTS = 16
 
 
 def hourly_top_artists(inputs: KpiInputs) -> DataFrame:
     """Grain: (listen_hour, rank 1–5). Each artist of a track gets the play; by plays, then name (UTF-8 bytes)."""
-    keys = ["listen_date", "listen_hour"]
-    counts = (
+    keys = ["listen_date", "slot"]
+    artists = (
         inputs.plays.join(inputs.track_artists, on="track_no", how="inner")
-        .groupBy(*keys, "artist_no")
-        .agg(F.sum("play_count").alias("play_count"))
+        .groupBy("listen_date", "artist_no")
+        .agg(in_each_slot(F.sum, inputs.slots).alias("slot_plays"))
     )
+    enough = _enough_plays(artists, inputs.slots)
+    counts = artists.select("listen_date", "artist_no", F.posexplode("slot_plays").alias("slot", "play_count"))
+    candidates = counts.join(F.broadcast(enough), on=keys, how="inner").where(F.col("play_count") >= F.col("enough"))
     best = ranked_first(F.col("play_count"), F.col("artist_no"), ARTISTS_PER_HOUR)
-    ranked = ranks(counts.groupBy(*keys).agg(best.alias("best")), "best", "artist_no")
-    return ranked.join(inputs.artists, on="artist_no", how="inner").select(*keys, "rank", "artist", "play_count")
+    ranked = ranks(candidates.groupBy(*keys).agg(best.alias("best")), "best", "artist_no")
+    named = ranked.join(inputs.artists, on="artist_no", how="inner")
+    return named.join(inputs.hour_listeners, on=keys, how="inner").select(
+        "listen_date", "listen_hour", "rank", "artist", "play_count"
+    )
+
+
+def _enough_plays(artists: DataFrame, slots: int) -> DataFrame:
+    """Grain: (listen_date, slot), with `enough`: who has fewer plays than that is surely not among the first five.
+
+    The artists are cut into parts. The best of five parts have at least so many plays as the fifth best of these best.
+    """
+    parts = artists.groupBy("listen_date", F.pmod("artist_no", F.lit(_PARTS))).agg(
+        in_each_slot(F.max, slots).alias("most")
+    )
+    most = parts.select("listen_date", F.posexplode("most").alias("slot", "most"))
+    highest_first = F.sort_array(F.collect_list("most"), asc=False)
+    fifth = F.coalesce(F.get(highest_first, F.lit(ARTISTS_PER_HOUR - 1)), F.lit(0))
+    return most.groupBy("listen_date", "slot").agg(F.greatest(fifth, F.lit(1)).alias("enough"))
 
 
 KPI = Kpi("hourly_top_artists", ("listen_hour", "rank"), hourly_top_artists, rank="rank")

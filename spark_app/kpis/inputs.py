@@ -1,35 +1,40 @@
 """From staged listens and songs to the frames that KPIs share.
 
 Distinct listeners are the dear part of it. Each listener of a day is one row, with a bit for each genre and for each
-half hour of the day in which one of its hours may begin. Of these bits, equal bytes are counted over all listeners of
+hour of the day. Of these bits, equal bytes are counted over all listeners of
 the day, and the counts of bytes give the counts of bits: the numbers of distinct listeners.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from spark_app.catalogue import current_tracks
 from spark_app.kpis.definition import KpiInputs, ranked_first
 from spark_app.validation import instant_to_local, local_to_instant, names_list
-from spark_app.zones import changes_within_an_hour
+from spark_app.zones import changes_within_an_hour, slots_of_a_day
 
 SECONDS_PER_HOUR = 3600
-# Hours of a day begin at least this far apart, also where the clock is changed (since 2000, in all zones).
-_SLOT_SECONDS = 1800
+_MICROS = 1_000_000
 SONGS_PER_GENRE = 3
 _BITS = 64  # of a bigint
+_MOST_SONGS_TO_BROADCAST = 2_000_000  # some 40 bytes each, in every executor
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The current songs, with the numbers that KPIs go by (see `KpiInputs`), and all genres in order."""
+    """The current songs, with the numbers that KPIs go by (see `KpiInputs`), and all genres in order.
+
+    `genre_masks`: track_id, with track_no, and genres_0, genres_1 …, which hold a bit for each genre of the track.
+    """
 
     songs: DataFrame
     tracks: DataFrame
+    genre_masks: DataFrame
     artists: DataFrame
     track_artists: DataFrame
     genres: tuple[str, ...]
@@ -57,55 +62,61 @@ def hour_start(instant: Column, zone: str) -> Column:
     """
     if zone == "UTC":  # without a detour through the clock's fields
         micros = F.unix_micros(instant)
-        return F.timestamp_micros(micros - F.pmod(micros, F.lit(SECONDS_PER_HOUR * 1_000_000)))
+        return F.timestamp_micros(micros - F.pmod(micros, F.lit(SECONDS_PER_HOUR * _MICROS)))
     micros = F.unix_micros(instant)
-    into_hour = F.pmod(F.unix_micros(instant_to_local(instant, zone)), F.lit(SECONDS_PER_HOUR * 1_000_000))
+    into_hour = F.pmod(F.unix_micros(instant_to_local(instant, zone)), F.lit(SECONDS_PER_HOUR * _MICROS))
     return F.timestamp_micros(_not_before_a_change(micros - into_hour, micros, zone))
 
 
-def number_tracks(tracks: DataFrame) -> DataFrame:
-    """Add `track_no`, from 1, to a frame with one row a track_id."""
-    return tracks.select(F.row_number().over(Window.orderBy("track_id")).alias("track_no"), "*")
+def number_catalogue(songs: DataFrame, keep: Callable[[DataFrame], DataFrame]) -> Catalogue:
+    """Number the tracks, songs and artists of the current songs; `keep` holds a frame for the queries to come."""
+    told = songs.agg(F.collect_set("track_genre").alias("genres"), F.count(F.lit(1)).alias("rows")).first()
+    rows, genres = (told["rows"], tuple(sorted(told["genres"])) or ("",)) if told else (0, ("",))
 
+    def at_hand(frame: DataFrame) -> DataFrame:
+        kept = keep(frame)
+        return F.broadcast(kept) if rows <= _MOST_SONGS_TO_BROADCAST else kept
 
-def number_songs(songs: DataFrame, tracks: DataFrame) -> DataFrame:
-    """Add the `track_no` of numbered tracks and `song_no` to songs (one row in, one row out)."""
-    order = Window.orderBy(F.desc("popularity"), "track_id", "track_genre")
+    tracks = at_hand(
+        current_tracks(songs).select(F.row_number().over(Window.orderBy("track_id")).alias("track_no"), "*")
+    )
+    by_popularity = Window.orderBy(F.desc("popularity"), "track_id", "track_genre")
     numbered = songs.join(tracks.select("track_id", "track_no"), on="track_id", how="inner")
-    return numbered.select(F.row_number().over(order).alias("song_no"), "*")
-
-
-def artists_of_tracks(tracks: DataFrame) -> DataFrame:
-    """Grain: (track_no, artist_no), with the artist's name."""
+    masks = songs.groupBy("track_id").agg(*_genre_masks(genres))
     names = tracks.select("track_no", F.explode(names_list(F.col("artists"))).alias("artist"))
-    return names.select("track_no", F.dense_rank().over(Window.orderBy("artist")).alias("artist_no"), "artist")
+    artists = at_hand(
+        names.select("track_no", F.dense_rank().over(Window.orderBy("artist")).alias("artist_no"), "artist")
+    )
+    return Catalogue(
+        songs=at_hand(numbered.select(F.row_number().over(by_popularity).alias("song_no"), "*")),
+        tracks=tracks,
+        genre_masks=at_hand(tracks.select("track_id", "track_no").join(masks, on="track_id", how="inner")),
+        artists=artists.select("artist_no", "artist").distinct(),
+        track_artists=artists.select("track_no", "artist_no"),
+        genres=genres,
+    )
 
 
 def known_listens(listens: DataFrame, catalogue: Catalogue, zone: str) -> DataFrame:
-    """Unique listens of known tracks (waiting ones drop out here): numbers instead of names, and the track's genres.
-
-    `genres_0`, `genres_1` … hold a bit for each genre of the track.
-    """
-    masks = catalogue.songs.groupBy("track_no").agg(*_genre_masks(catalogue.genres))
-    numbered = catalogue.tracks.select("track_id", "track_no").join(masks, on="track_no", how="inner")
-    return listens.join(numbered, on="track_id", how="inner").select(
+    """Unique listens of known tracks (waiting ones drop out here): numbers instead of names, and the genres' bits."""
+    return listens.join(catalogue.genre_masks, on="track_id", how="inner").select(
         "listen_date",
-        hour_start(F.col("listen_time"), zone).alias("listen_hour"),
+        _slot(zone).alias("slot"),
         "user_id",
         "track_no",
         *_mask_names(catalogue.genres),
     )
 
 
-def day_listeners(known: DataFrame, genres: Sequence[str], zone: str) -> DataFrame:
+def day_listeners(known: DataFrame, genres: Sequence[str]) -> DataFrame:
     """Grain: (listen_date, position, byte): how many listeners of the day have this byte there in their bits.
 
-    A listener's bits are those of the genres and then of the half hours in which they listened, eight a position; a
-    byte of 0 is left out but at position 0. There, `listens` and `genre_listens` add up to those of the day, counted
-    on another way than the KPIs are, for the audit.
+    A listener's bits are those of the genres and then of the slots in which they listened, eight a position; a byte of
+    0 is left out but at position 0. There, `listens` and `genre_listens` add up to those of the day, counted on another
+    way than the KPIs are, for the audit.
     """
     names = _mask_names(genres)
-    slot = F.call_function("shiftleft", F.lit(1).cast("bigint"), _slot(zone))
+    slot = F.call_function("shiftleft", F.lit(1).cast("bigint"), F.col("slot"))
     users = known.groupBy("listen_date", "user_id").agg(
         *(F.bit_or(name).alias(name) for name in names),
         F.bit_or(slot).alias("slots"),
@@ -140,23 +151,27 @@ def genre_listeners(day: DataFrame, genres: Sequence[str]) -> DataFrame:
 
 
 def hour_listeners(day: DataFrame, genres: Sequence[str], zone: str) -> DataFrame:
-    """Grain: (listen_date, listen_hour), with unique_listeners."""
+    """Grain: (listen_date, slot), with listen_hour and unique_listeners."""
     first = _BITS * len(_mask_names(genres))
     counts = _bit_counts(day).where(F.col("bit") >= first)
-    slot = (_day_start(zone) + (F.col("bit") - F.lit(first)) * F.lit(_SLOT_SECONDS)) * F.lit(1_000_000)
-    within = slot + F.lit(_SLOT_SECONDS * 1_000_000 - 1)
-    hour = F.timestamp_micros(_not_before_a_change(slot, within, zone, F.col("listen_date"))).alias("listen_hour")
-    return counts.select("listen_date", hour, "unique_listeners")
+    numbered = counts.select("listen_date", (F.col("bit") - F.lit(first)).alias("slot"), "unique_listeners")
+    return numbered.withColumn("listen_hour", _hour_of_slot(zone))
 
 
-def count_plays(known: DataFrame) -> DataFrame:
-    """Grain: (listen_date, listen_hour, track_no), with play_count."""
-    return known.groupBy("listen_date", "listen_hour", "track_no").agg(F.count(F.lit(1)).alias("play_count"))
+def count_plays(known: DataFrame, zone: str) -> DataFrame:
+    """Grain: (listen_date, track_no), with play_count, and slot_plays, an array of the plays in each slot."""
+    slots = range(slots_of_a_day(zone).count)
+    counted = known.groupBy("listen_date", "track_no").agg(
+        F.count(F.lit(1)).alias("play_count"),
+        *(F.count_if(F.col("slot") == slot).alias(f"in_{slot}") for slot in slots),
+    )
+    in_slots = F.array(*(F.col(f"in_{slot}").cast("int") for slot in slots))
+    return counted.select("listen_date", "track_no", "play_count", in_slots.alias("slot_plays"))
 
 
 def count_genre_plays(plays: DataFrame, songs: DataFrame) -> DataFrame:
     """Grain: (listen_date, track_genre, song_no), with track_no, play_count, popularity and duration_ms."""
-    by_day = plays.groupBy("listen_date", "track_no").agg(F.sum("play_count").alias("play_count"))
+    by_day = plays.select("listen_date", "track_no", "play_count")
     attributes = songs.select("track_no", "track_genre", "song_no", "popularity", "duration_ms")
     return by_day.join(attributes, on="track_no", how="inner")
 
@@ -183,7 +198,7 @@ def kpi_inputs(known: DataFrame, day: DataFrame, plays: DataFrame, catalogue: Ca
     """Put together what KPIs are computed from; see `known_listens`, `day_listeners` and `count_plays`."""
     genre_plays = count_genre_plays(plays, catalogue.songs)
     return KpiInputs(
-        listens=known.select("listen_date", "listen_hour", "user_id", "track_no"),
+        listens=known.select("listen_date", "slot", "user_id", "track_no"),
         plays=plays,
         genre_plays=genre_plays,
         genre_days=sum_up_genres(genre_plays, genre_listeners(day, catalogue.genres)),
@@ -192,6 +207,7 @@ def kpi_inputs(known: DataFrame, day: DataFrame, plays: DataFrame, catalogue: Ca
         tracks=catalogue.tracks,
         artists=catalogue.artists,
         track_artists=catalogue.track_artists,
+        slots=slots_of_a_day(zone).count,
     )
 
 
@@ -234,7 +250,7 @@ def _not_before_a_change(start: Column, until: Column, zone: str, day: Column | 
         return start
     there = F.array(
         *(
-            F.struct(F.lit(change.instant * 1_000_000).alias("at"), F.lit(change.date).cast("date").alias("date"))
+            F.struct(F.lit(change.instant * _MICROS).alias("at"), F.lit(change.date).cast("date").alias("date"))
             for change in changes
         )
     )
@@ -251,5 +267,17 @@ def _day_start(zone: str) -> Column:
 
 
 def _slot(zone: str) -> Column:
-    seconds = F.unix_seconds("listen_hour") - _day_start(zone)
-    return F.floor(seconds / F.lit(_SLOT_SECONDS)).cast("int")
+    """The slot of `listen_time` in its `listen_date`, from 0."""
+    if zone == "UTC":  # without a detour through the clock's fields
+        into_day = F.pmod(F.unix_micros("listen_time"), F.lit(24 * SECONDS_PER_HOUR * _MICROS))
+        return F.call_function("div", into_day, F.lit(SECONDS_PER_HOUR * _MICROS)).cast("int")
+    seconds = F.unix_seconds(hour_start(F.col("listen_time"), zone)) - _day_start(zone)
+    return F.floor(seconds / F.lit(slots_of_a_day(zone).seconds)).cast("int")
+
+
+def _hour_of_slot(zone: str) -> Column:
+    """The instant at which the hour begins that has its beginning in `slot` of `listen_date`."""
+    length = slots_of_a_day(zone).seconds
+    start = (_day_start(zone) + F.col("slot") * F.lit(length)) * F.lit(_MICROS)
+    within = start + F.lit(length * _MICROS - 1)
+    return F.timestamp_micros(_not_before_a_change(start, within, zone, F.col("listen_date")))

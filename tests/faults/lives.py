@@ -26,6 +26,7 @@ TAKING_IN = [
     "quarantine/records quarantine: inside",
     "quarantine/records quarantine: after",
 ]
+COPYING = around("ingested_files_copy.json.gz")
 STAGING = [
     "staged/streams stage: before",
     "staged/streams stage: inside",
@@ -57,6 +58,7 @@ FIRST_DAY = [
     *BEGINNING,
     *around("lake.json"),
     *TAKING_IN[:3],
+    *COPYING,
     *TAKING_IN[6:],
     *STAGING,
     "staged/users stage: inside",
@@ -74,6 +76,7 @@ FIRST_DAY = [
 # Of a lake with data: a corrected file, a late one, new ones, a song that changes.
 SECOND_DAY = [
     *TAKING_IN,
+    *COPYING[:1],
     *STAGING,
     "staged/songs stage: after",
     "staged/streams stage: after",

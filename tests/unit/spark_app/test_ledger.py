@@ -188,6 +188,9 @@ def test_the_copy_is_read_without_spark_and_only_while_it_is_of_the_newest_commi
         load_ledger(no_spark, table)
     assert load_ledger(lambda: spark, table).all == [other]
 
+    Path(f"{table.uri}_copy.json.gz").write_bytes(b"\x1f\x8b damaged")
+    assert load_ledger(lambda: spark, table).all == [other]
+
 
 def test_no_names_are_no_commit(spark: SparkSession, tmp_path: Path) -> None:
     table = Table(str(tmp_path / "ingested_files"))

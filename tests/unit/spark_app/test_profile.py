@@ -1,7 +1,9 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from spark_app.contracts import Dataset, load_contract
 from spark_app.profile import FileProfile, References, dataset_quality, profile_files, quality, verdict
@@ -18,7 +20,8 @@ def test_rows_are_counted_by_fate_before_duplicates_are_taken_out(spark: SparkSe
     rows = checked(
         spark, Dataset.STREAMS, f"1,known,{TIME}", f"1,known,{TIME}", f"2,new,{TIME}", f"x,new,{TIME}", f",,{TIME}"
     )
-    profile = profile_files(rows, references, header_among_rows=False)[1]
+    rows = replace(rows, frame=references.look_up(rows.frame))
+    profile = profile_files(rows, by_lines=False)[1]
     assert (profile.rows, profile.kept, profile.quarantined) == (5, 3, 2)
     assert (profile.waiting, profile.unknown_users) == (1, 1)
     assert +profile.by_reason == Counter(invalid_user_id=1, missing_user_id=1, missing_track_id=1)
@@ -29,9 +32,10 @@ def test_only_the_files_own_header_is_no_row(spark: SparkSession) -> None:
     """A second line with the same text is a row like any other, and a bad one."""
     header = "user_id,track_id,listen_time"
     rows = checked(spark, Dataset.STREAMS, header, f"1,t,{TIME}", header)
-    assert profile_files(rows, References(), header_among_rows=True)[1].rows == 2
-    assert profile_files(rows, References(), header_among_rows=True)[1].quarantined == 1
-    assert profile_files(rows, References(), header_among_rows=False)[1].rows == 3
+    of_lines = References().look_up(rows.frame).withColumns({"block": F.lit(0), "row": F.col("line_number")})
+    by_lines = profile_files(replace(rows, frame=of_lines), by_lines=True)[1]
+    assert (by_lines.rows, by_lines.quarantined) == (2, 1)
+    assert profile_files(replace(rows, frame=of_lines), by_lines=False)[1].rows == 3
 
 
 @pytest.mark.parametrize(

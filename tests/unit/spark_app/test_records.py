@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from spark_app import records
 from spark_app.contracts import Dataset, load_contract
-from spark_app.records import SourceFile, line_records, numbered_line_records, quoted_records, split_records
+from spark_app.records import Block, SourceFile, line_records, number_lines, quoted_records, split_records
 from tests.unit.spark_app.builders import FILE_TIME, HEADERS, fields
 
 STREAMS = HEADERS[Dataset.STREAMS]
@@ -130,8 +131,8 @@ def test_plain_lines_are_cut_at_commas_and_trimmed(spark: SparkSession) -> None:
         (None, "1", "t1", "2024-06-25 10:00:00"),
         (None, None, None, None),
         (None, None, None, None),
-        ("wrong_column_count", "1", "t1", "t1"),
-        ("wrong_column_count", "1", "t1", "y"),
+        ("wrong_column_count", None, None, None),
+        ("wrong_column_count", None, None, None),
         ("wrong_column_count", None, None, None),
         (None, "1", "ä é😀", "x"),
     ]
@@ -181,14 +182,22 @@ def a_source(path: Path, data: bytes, file_id: int, header: tuple[str, ...] = ST
     return SourceFile(file_id, str(path), FILE_TIME, header)
 
 
+def blocks_of(frame: DataFrame) -> dict[int, dict[int, Block]]:
+    counted = frame.groupBy("file_id", "block").agg(F.min("row").alias("first"), F.count("*").alias("lines"))
+    blocks: dict[int, dict[int, Block]] = {}
+    for row in counted.collect():
+        blocks.setdefault(row["file_id"], {})[row["block"]] = Block(row["first"], row["lines"])
+    return blocks
+
+
 NAMES = ("plain.csv", "a b=c%20é+#.csv", "{x}[y]*?.csv", "back\\slash.csv")
 
 
 def test_lines_of_several_files_keep_their_file_whatever_its_name(spark: SparkSession, tmp_path: Path) -> None:
     sources = [a_source(tmp_path / name, f"h\nrow of {number}\n".encode(), number) for number, name in enumerate(NAMES)]
     found = line_records(spark, sources).where("raw != 'h'").orderBy("file_id").collect()
-    assert [(row["file_id"], row["raw"], row["lines"], row["line_number"]) for row in found] == [
-        (number, f"row of {number}", 1, None) for number in range(len(NAMES))
+    assert [(row["file_id"], row["raw"], row["lines"], row["block"]) for row in found] == [
+        (number, f"row of {number}", 1, 0) for number in range(len(NAMES))
     ]
 
 
@@ -200,9 +209,9 @@ def test_lines_are_numbered_as_in_an_editor_however_a_file_is_split(spark: Spark
     before = spark.conf.get("spark.sql.files.maxPartitionBytes")
     spark.conf.set("spark.sql.files.maxPartitionBytes", "100")
     try:
-        frame = numbered_line_records(spark, sources)
+        frame = line_records(spark, sources)
         assert frame.rdd.getNumPartitions() > len(sources)
-        found = frame.collect()
+        found = number_lines(frame.where("lines > 0"), blocks_of(frame)).collect()
     finally:
         spark.conf.set("spark.sql.files.maxPartitionBytes", before or "128m")
     expected = {

@@ -5,17 +5,13 @@ from collections.abc import Sequence
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_app.catalogue import current_tracks
 from spark_app.kpis.definition import KpiInputs
 from spark_app.kpis.inputs import (
-    Catalogue,
-    artists_of_tracks,
     count_plays,
     day_listeners,
     known_listens,
     kpi_inputs,
-    number_songs,
-    number_tracks,
+    number_catalogue,
     unique_listens,
 )
 from spark_app.validation import instant_to_local
@@ -42,18 +38,10 @@ def inputs(spark: SparkSession, listens: Sequence[Listen], songs: Sequence[Song]
     """KPI inputs of listens (user_id, track_id, time) and songs (track, genre, name, artists, popularity, ms)."""
     rows = [(track, None, genre, name, artists, likes, ms) for track, genre, name, artists, likes, ms in songs]
     named = spark.createDataFrame(rows, SONGS).coalesce(1)
-    tracks = number_tracks(current_tracks(named))
-    artists = artists_of_tracks(tracks)
-    catalogue = Catalogue(
-        songs=number_songs(named, tracks),
-        tracks=tracks,
-        artists=artists.select("artist_no", "artist").distinct(),
-        track_artists=artists.select("track_no", "artist_no"),
-        genres=tuple(sorted({genre for _, genre, *_ in songs})),
-    )
+    catalogue = number_catalogue(named, lambda frame: frame)
     listened = unique_listens(staged(spark, [(1, *listen) for listen in listens], zone).coalesce(1))
     known = known_listens(listened, catalogue, zone)
-    return kpi_inputs(known, day_listeners(known, catalogue.genres, zone), count_plays(known), catalogue, zone)
+    return kpi_inputs(known, day_listeners(known, catalogue.genres), count_plays(known, zone), catalogue, zone)
 
 
 def song(track: str, genre: str = "pop", popularity: int = 0, ms: int = 1000, artists: str = "A") -> Song:

@@ -68,8 +68,13 @@ def test_plays_are_counted_by_hour_and_by_day_and_genre(spark: SparkSession) -> 
         (1, "t1", "2024-06-26 00:00:00"),
     ]
     found = inputs(spark, listens, [song("t1", "pop"), song("t1", "rock")])
-    hours = {(str(row["listen_hour"]), row["play_count"]) for row in found.plays.collect()}
-    assert hours == {("2024-06-25 10:00:00", 2), ("2024-06-25 11:00:00", 1), ("2024-06-26 00:00:00", 1)}
+    in_slots = {
+        (str(row["listen_date"]), slot, plays, row["play_count"])
+        for row in found.plays.collect()
+        for slot, plays in enumerate(row["slot_plays"])
+        if plays
+    }
+    assert in_slots == {("2024-06-25", 10, 2, 3), ("2024-06-25", 11, 1, 3), ("2024-06-26", 0, 1, 1)}
     days = {(str(row["listen_date"]), row["track_genre"], row["play_count"]) for row in found.genre_plays.collect()}
     assert days == {
         ("2024-06-25", "pop", 3),
