@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
 
@@ -37,10 +39,12 @@ def run(context: Context, source: str | None, manifest: str | None) -> None:
     ledger = _begin(context)
     before = Counter(context.result.unlisted)
     try:
-        ingest(context, listing, ledger)
+        save = ingest(context, listing, ledger)
     finally:
         _sum_up(context, listing, before)
-    _finish(context, ledger)
+    with ThreadPoolExecutor(1) as pool:
+        saving = pool.submit(save)  # while KPIs are computed
+        _finish(context, ledger, before_publishing=saving.result)
     taken = [file for file in context.result.files if file.outcome in {"accepted", "rejected"}]
     if taken and all(file.outcome == "rejected" for file in taken):
         reasons = "; ".join(f"{file.file.name}: {file.reason}: {file.message}" for file in taken[:20])
@@ -141,14 +145,19 @@ def _begin(context: Context) -> Ledger:
     return ledger
 
 
-def _finish(context: Context, ledger: Ledger, also: set[str] | None = None) -> None:
+def _finish(
+    context: Context,
+    ledger: Ledger,
+    also: set[str] | None = None,
+    before_publishing: Callable[[], None] = lambda: None,
+) -> None:
     """Publish the KPIs of all dirty dates, save the progress, export."""
     with context.steps.step("find dirty dates"):
         done, now = load_progress(context), staged_versions(context)
         dirty = find_dirty_dates(context, done, now)
     dirty = DirtyDates(dirty.dates | frozenset(also or ()), dirty.may_be_emptied | frozenset(also or ()))
     context.result.dirty_dates = sorted(dirty.dates)
-    publish(context, dirty, now)
+    publish(context, dirty, now, before_publishing)
     save_progress(context, done, now)
     _export(context, ledger, full=False)
 

@@ -6,8 +6,10 @@ which the next run takes up again under the same file_id.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 from spark_app.candidates import Candidate, reject
 from spark_app.context import Context
@@ -18,11 +20,14 @@ from spark_app.judging import judge
 from spark_app.ledger import Decision, Ledger
 from spark_app.log import log
 from spark_app.result import FileOutcome
-from spark_app.stage_files import stage
+from spark_app.stage_files import save_settled, stage
 
 
-def ingest(context: Context, listing: Listing, ledger: Ledger) -> None:
+def ingest(context: Context, listing: Listing, ledger: Ledger) -> Callable[[], None]:
     """Take in all new files of a listing; outcomes go into the result.
+
+    Returns:
+        What is still to be done before anything is published: to save the ledger.
 
     Raises:
         NothingUsableError: there are no songs or no users, neither new nor staged.
@@ -31,7 +36,7 @@ def ingest(context: Context, listing: Listing, ledger: Ledger) -> None:
     with context.steps.step("choose files"):
         chosen = _choose(context, listing, ledger)
     if not chosen:
-        return
+        return _nothing
     # Spark starts while files are looked at; should there be nothing new in them, only that was for nothing.
     with ThreadPoolExecutor(1) as starting:
         started = starting.submit(context.start_spark)
@@ -39,11 +44,16 @@ def ingest(context: Context, listing: Listing, ledger: Ledger) -> None:
             candidates = _inspect(context, chosen, ledger)
         started.result()
     if not candidates:
-        return
+        return _nothing
     with context.steps.step("validate"):
         groups = judge(context, candidates, ledger)
     with context.steps.step("stage"):
         stage(context, candidates, groups, ledger)
+    return partial(save_settled, context, candidates, ledger)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _choose(context: Context, listing: Listing, ledger: Ledger) -> list[InputFile]:

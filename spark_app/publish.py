@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -31,20 +32,24 @@ from spark_app.session import widen_shuffles
 _TABLES_AT_ONCE = 3
 
 
-def publish(context: Context, dirty: DirtyDates, versions: Progress) -> None:
+def publish(context: Context, dirty: DirtyDates, versions: Progress, before: Callable[[], None]) -> None:
     """Make the KPI tables of these dates equal a computation over everything staged at `versions`.
+
+    `before` is called when all is computed, before any table is changed.
 
     Raises:
         AuditError: a check failed; no table was changed.
     """
     dates = sorted(dirty.dates)
     if not dates:
+        before()
         return
     log("dates to compute", dates=len(dates), first=dates[0], last=dates[-1])
     with ExitStack() as cached:
         with context.steps.step("compute and audit KPIs"):
             frames, staged_counts = _compute(context, dates, versions, cached)
             _audit(context, frames, staged_counts, dirty)
+            before()
         with context.steps.step("publish KPIs"):
             _write(context, frames, dates)
 

@@ -31,21 +31,20 @@ _ROWS_PER_TASK = 500_000
 
 
 def stage(context: Context, candidates: list[Candidate], groups: list[Group], ledger: Ledger) -> None:
-    """Write the rows of all accepted files and settle every candidate in the ledger.
+    """Write the rows of all accepted files and settle every candidate; `save_settled` is then still to be done.
 
     Raises:
         AuditError: counts that must agree do not; the files stay pending and the next run takes them up.
     """
     accepted = [c for c in candidates if c.accepted]
-    names = [c.file.name for c in candidates]
     for candidate in candidates:
         candidate.pending = replace(candidate.pending, **_profile_counts(candidate, groups))
         ledger.put(candidate.pending)
-    table = context.lake.ingested_files
     if accepted:
+        names = [c.file.name for c in candidates]
         with ThreadPoolExecutor() as pool:
             bad_rows = pool.submit(_quarantined_rows, context, groups)
-            save_ledger(context.spark, table, ledger, names, context.metadata("open"))
+            save_ledger(context.spark, context.lake.ingested_files, ledger, names, context.metadata("open"))
         _write_quarantine(context, accepted, bad_rows.result(), ledger)
         with ThreadPoolExecutor() as pool:
             written = dict(zip(Dataset, pool.map(lambda d: _write_staged(context, d, groups), Dataset), strict=True))
@@ -53,7 +52,12 @@ def stage(context: Context, candidates: list[Candidate], groups: list[Group], le
     for group in groups:
         group.cached.unpersist()
     _settle(context, candidates, ledger)
-    save_ledger(context.spark, table, ledger, names, context.metadata("settle"))
+
+
+def save_settled(context: Context, candidates: list[Candidate], ledger: Ledger) -> None:
+    """Save what became of the candidates. Until then the next run finishes what this one staged."""
+    names = [c.file.name for c in candidates]
+    save_ledger(context.spark, context.lake.ingested_files, ledger, names, context.metadata("settle"))
 
 
 def _profile_counts(candidate: Candidate, groups: list[Group]) -> dict[str, Any]:

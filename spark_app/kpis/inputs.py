@@ -8,6 +8,7 @@ the day, and the counts of bytes give the counts of bits: the numbers of distinc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame, Window
@@ -84,13 +85,19 @@ def number_catalogue(songs: DataFrame, keep: Callable[[DataFrame], DataFrame]) -
     numbered = songs.join(tracks.select("track_id", "track_no"), on="track_id", how="inner")
     masks = songs.groupBy("track_id").agg(*_genre_masks(genres))
     names = tracks.select("track_no", F.explode(names_list(F.col("artists"))).alias("artist"))
-    artists = at_hand(
-        names.select("track_no", F.dense_rank().over(Window.orderBy("artist")).alias("artist_no"), "artist")
-    )
+    with ThreadPoolExecutor() as pool:
+        kept_songs, kept_masks, artists = pool.map(
+            at_hand,
+            (
+                numbered.select(F.row_number().over(by_popularity).alias("song_no"), "*"),
+                tracks.select("track_id", "track_no").join(masks, on="track_id", how="inner"),
+                names.select("track_no", F.dense_rank().over(Window.orderBy("artist")).alias("artist_no"), "artist"),
+            ),
+        )
     return Catalogue(
-        songs=at_hand(numbered.select(F.row_number().over(by_popularity).alias("song_no"), "*")),
+        songs=kept_songs,
         tracks=tracks,
-        genre_masks=at_hand(tracks.select("track_id", "track_no").join(masks, on="track_id", how="inner")),
+        genre_masks=kept_masks,
         artists=artists.select("artist_no", "artist").distinct(),
         track_artists=artists.select("track_no", "artist_no"),
         genres=genres,

@@ -39,7 +39,7 @@ CREATE VIEW checked AS
     SELECT trim(user_id) AS user_text, trim(track_id) AS track_text, trim(listen_time) AS time_text, filename,
         TRY_CAST(user_text AS BIGINT) AS user_id, nullif(track_text, '') AS track_id,
         TRY_CAST(time_text AS TIMESTAMP) AS listen_time
-    FROM read_csv('$source/streams/*.csv', header = true, all_varchar = true, filename = true);
+    FROM read_csv('$source/streams/*.csv*', header = true, all_varchar = true, filename = true);
 COPY (SELECT filename, user_text, track_text, time_text,
         list_filter([CASE WHEN user_id IS NULL THEN 'user_id' END, CASE WHEN track_id IS NULL THEN 'track_id' END,
             CASE WHEN listen_time IS NULL THEN 'listen_time' END], lambda x: x IS NOT NULL) AS reasons

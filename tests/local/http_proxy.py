@@ -1,4 +1,4 @@
-"""A proxy in front of an HTTP server of this machine, that can do something at a chosen request.
+"""A proxy in front of an HTTP server of this machine, that can do something at a chosen request, or lose its reply.
 
 with HttpProxy(url, before=lambda method, path: …) as proxy:   # then use proxy.url
 """
@@ -13,16 +13,21 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 Before = Callable[[str, str], None]
+Loses = Callable[[str, str, int], bool]
 NOT_HANDED_ON = frozenset({"connection", "transfer-encoding"})
 
 
 class HttpProxy:
-    """Lives as long as the `with` block; `before` is called with method and path of each request."""
+    """Lives as long as the `with` block.
 
-    def __init__(self, target: str, before: Before) -> None:
+    `before` is called with method and path of each request. `loses` is asked with these and the reply's status: where
+    it says so, the request was carried out, but the connection is closed without a reply.
+    """
+
+    def __init__(self, target: str, before: Before = lambda *_: None, loses: Loses = lambda *_: False) -> None:
         parts = urlsplit(target)
         self.target = (str(parts.hostname), parts.port or 80)
-        self.before = before
+        self.before, self.loses = before, loses
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
@@ -50,10 +55,14 @@ def _handler_of(proxy: HttpProxy) -> type[BaseHTTPRequestHandler]:
             content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             proxy.before(self.command, self.path)
             upstream = http.client.HTTPConnection(*proxy.target, timeout=60)
-            upstream.request(self.command, self.path, content or None, dict(self.headers))
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+            upstream.request(self.command, self.path, content or None, headers)
             answer = upstream.getresponse()
             body = answer.read()
             upstream.close()
+            if proxy.loses(self.command, self.path, answer.status):
+                self.close_connection = True
+                return
             self.send_response(answer.status)
             for name, value in answer.getheaders():
                 if name.lower() not in NOT_HANDED_ON and not (name.lower() == "content-length" and body):
