@@ -44,7 +44,8 @@ def many_files(folder: Path) -> Path:
     for path in sorted((source / "streams").glob("*.csv")):
         header, *lines = path.read_text("utf-8").splitlines(keepends=True)
         for part in range(files):
-            (path.parent / f"{path.stem}-{part:02}.csv").write_text("".join([header, *lines[part::files]]), "utf-8")
+            of_part = lines[len(lines) * part // files : len(lines) * (part + 1) // files]
+            (path.parent / f"{path.stem}-{part:02}.csv").write_text("".join([header, *of_part]), "utf-8")
         path.unlink()
     return source
 
