@@ -150,7 +150,11 @@ class Table:
             UsageError: see `version`.
         """
         version = self.version()
-        return None if version < 0 else self._commit(version, join(self.uri, _LOG, f"{version:020}.json"))
+        return None if version < 0 else self.commit(version)
+
+    def commit(self, version: int) -> Commit:
+        """Return one commit."""
+        return self._commit(version, join(self.uri, _LOG, f"{version:020}.json"))
 
     def commits_back(self) -> list[Commit]:
         """Return all commits that the log still holds, oldest first."""

@@ -207,9 +207,9 @@ def save_ledger(
         return
     frame = spark.createDataFrame([_to_row(version) for version in versions], LEDGER_SCHEMA).coalesce(1)
     ids = ", ".join(str(file_id) for file_id in sorted({version.file_id for version in versions}))
-    table.replace(frame, f"file_id IN ({ids})", metadata)
-    ledger.saved.update((version.name, ledger.of(version.name).copy()) for version in versions)
-    _write_copy(table, ledger)
+    version = table.replace(frame, f"file_id IN ({ids})", metadata)
+    ledger.saved.update((saved.name, ledger.of(saved.name).copy()) for saved in versions)
+    _write_copy(table, ledger, table.commit(version))
 
 
 def _copy_uri(table: Table) -> str:
@@ -230,10 +230,7 @@ def _read_copy(table: Table, newest: Commit) -> list[FileVersion] | None:
     return [_from_row(dict(zip(_COLUMNS, row, strict=True))) for row in content["rows"]]
 
 
-def _write_copy(table: Table, ledger: Ledger) -> None:
-    newest = table.newest_commit()
-    if newest is None:
-        return
+def _write_copy(table: Table, ledger: Ledger, newest: Commit) -> None:
     rows = [_to_row(version) for versions in ledger.saved.values() for version in versions]
     content = {"commit": _identity(newest), "rows": rows}
     packed = gzip.compress(json.dumps(content, default=_iso).encode(), 1)

@@ -61,9 +61,6 @@ def hour_start(instant: Column, zone: str) -> Column:
 
     A doubled hour gives two hours. Where the clock is changed within an hour, an hour begins with the change.
     """
-    if zone == "UTC":  # without a detour through the clock's fields
-        micros = F.unix_micros(instant)
-        return F.timestamp_micros(micros - F.pmod(micros, F.lit(SECONDS_PER_HOUR * _MICROS)))
     micros = F.unix_micros(instant)
     into_hour = F.pmod(F.unix_micros(instant_to_local(instant, zone)), F.lit(SECONDS_PER_HOUR * _MICROS))
     return F.timestamp_micros(_not_before_a_change(micros - into_hour, micros, zone))
