@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
-from operator import or_
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -36,7 +35,7 @@ def table_expectations(kpi: Kpi, frame: DataFrame) -> list[Expectation]:
 
     Of a table with ranks, each group's sorted ranks must be exactly 1, 2, 3 …: both uniqueness and completeness.
     """
-    nulls = reduce(or_, [F.col(name).isNull() for name in frame.columns])
+    nulls = F.expr(" OR ".join(f"{name} IS NULL" for name in frame.columns))
     expectations = [Expectation(f"{kpi.name}: no value is missing", frame.where(nulls))]
     rows = F.count(F.lit(1))
     if kpi.rank is None:

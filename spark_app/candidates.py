@@ -47,12 +47,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Group:
-    """Candidates of one dataset and form (see `judging`), and their rows as checked; Spark holds these in `cached`."""
+    """Candidates of one dataset and form, and their rows as checked; Spark holds these in `cached`.
+
+    `by_lines`: they were read by physical lines (`records.line_records`).
+    """
 
     dataset: Dataset
     candidates: tuple[Candidate, ...]
     checked: Checked
     cached: DataFrame
+    by_lines: bool
 
 
 def reject(candidate: Candidate, reason: str, message: str) -> None:

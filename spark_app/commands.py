@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
+
+from pyspark.sql import DataFrame
 
 from spark_app.context import Context
 from spark_app.contracts import Dataset
@@ -157,12 +159,13 @@ def _finish(
         dirty = find_dirty_dates(context, done, now)
     dirty = DirtyDates(dirty.dates | frozenset(also or ()), dirty.may_be_emptied | frozenset(also or ()))
     context.result.dirty_dates = sorted(dirty.dates)
-    publish(context, dirty, now, before_publishing)
+    published = publish(context, dirty, now, before_publishing)
     save_progress(context, done, now)
-    _export(context, ledger, full=False)
+    _export(context, ledger, full=False, published=published)
 
 
-def _export(context: Context, ledger: Ledger, *, full: bool) -> None:
+def _export(context: Context, ledger: Ledger, *, full: bool, published: Mapping[str, DataFrame] | None = None) -> None:
+    """Export what is due. `published` are the rows of all dates that this run computed, where it computed any."""
     with context.steps.step("export"):
         state = read_export_state(context.lake)
         dates = dates_to_export(context.start_spark, context.lake, state, full=full)
@@ -183,7 +186,8 @@ def _export(context: Context, ledger: Ledger, *, full: bool) -> None:
             kpi_time_zone=context.settings.kpi_time_zone,
             part_items=context.settings.export_part_items,
         )
-        manifest = write_export(context.spark, context.lake, load_layout(), dates, plan)
+        kpis = published if published and dates <= set(context.result.dirty_dates) else None
+        manifest = write_export(context.spark, context.lake, load_layout(), dates, plan, kpis)
     context.result.export = {
         "path": f"exports/{context.run_id}/{MANIFEST}",
         "export_seq": manifest["export_seq"],

@@ -6,15 +6,16 @@ The log's JSON files are read as the Delta protocol describes them, without star
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from urllib.parse import unquote
 
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_app.errors import StorageError, UsageError
-from spark_app.storage import join, storage_for
+from spark_app.storage import as_glob, join, storage_for
 
 _LOG = "_delta_log"
 # In a table's folder while its first commit is being made: without a log, the files there are a killed job's.
@@ -81,6 +82,18 @@ class Table:
         if version is not None:
             reader = reader.option("versionAsOf", version)
         return reader.load(self.uri)
+
+    def read_added(self, spark: SparkSession, commit: Commit, columns: Mapping[str, str]) -> DataFrame:
+        """Read columns (name: type) of just the data files that a commit added; partition columns are not in them.
+
+        So rows that were just written are counted at the cost of these rows, however large the table and its log are.
+        """
+        added = [action["add"] for action in commit.actions if "add" in action]
+        if any(file.get("deletionVector") for file in added):
+            return self.read(spark, commit.version).select(*columns)
+        schema = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+        files = [as_glob(join(self.uri, unquote(file["path"]))) for file in added]
+        return spark.read.schema(schema).parquet(*files) if files else spark.createDataFrame([], schema)
 
     def replace(
         self,

@@ -121,12 +121,18 @@ class ExportPlan:
 
 
 def write_export(
-    spark: SparkSession, lake: Lake, layout: DynamoDbLayout, dates: Iterable[str], plan: ExportPlan
+    spark: SparkSession,
+    lake: Lake,
+    layout: DynamoDbLayout,
+    dates: Iterable[str],
+    plan: ExportPlan,
+    kpis: Mapping[str, DataFrame] | None = None,
 ) -> dict[str, Any]:
-    """Write `exports/<run_id>/` and return its manifest."""
+    """Write `exports/<run_id>/` and return its manifest; `kpis` are the tables' rows of these dates, if at hand."""
     ordered = sorted(dates)
     versions = kpi_versions(lake)
-    kpis = {name: lake.kpi(name).read(spark, version) for name, version in versions.items() if version >= 0}
+    if kpis is None:
+        kpis = {name: lake.kpi(name).read(spark, version) for name, version in versions.items() if version >= 0}
     folder = join(lake.exports, plan.run_id)
     storage_for(lake.uri).delete_folder(folder)
     writer = _PartWriter(folder, plan.part_items)

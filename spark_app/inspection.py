@@ -33,20 +33,23 @@ _PATTERN_CHARACTERS = set("{}[]*?\\")
 _GZIP = 16 + zlib.MAX_WBITS
 _BLANK_LINE = re.compile(rb"(?m)^[ \t\r\f\v]*\n")
 _WHITE_SPACE_WITHIN_LINES = b" \t\r\f\v"
+_ODD_QUOTES = re.compile(rb'(?m)^[^"\n]*"(?:[^"\n]*"[^"\n]*")*[^"\n]*$')
 
 
 @dataclass(frozen=True)
 class Inspection:
     """What a look into one file found.
 
-    `lines` counts physical lines after the header that are not blank; `quotes` says that there may be some. `reason`
-    and `message` are set when the file must be rejected.
+    `lines` counts physical lines after the header that are not blank. `quotes` says that there may be some,
+    `open_quotes` that some line may hold an odd number of them. `reason` and `message` are set when the file must be
+    rejected.
     """
 
     file: InputFile
     header: tuple[str, ...] = ()
     lines: int = 0
     quotes: bool = True
+    open_quotes: bool = True
     reason: str | None = None
     message: str | None = None
 
@@ -84,7 +87,7 @@ def inspect_file(file: InputFile) -> Inspection:
             scan.fail("unreadable_gzip", f"the archive is damaged or cut off: {error}")
     if checksum is not None:
         file = replace(file, etag=checksum.hexdigest())
-    return Inspection(file, scan.header, scan.lines, scan.quotes, scan.reason, scan.message)
+    return Inspection(file, scan.header, scan.lines, scan.quotes, scan.open_quotes, scan.reason, scan.message)
 
 
 def _name_problem(file: InputFile) -> tuple[str, str] | None:
@@ -136,6 +139,7 @@ class _Scan:
         self.header: tuple[str, ...] = ()
         self.lines = 0
         self.quotes = False
+        self.open_quotes = False
         self.reason: str | None = None
         self.message: str | None = None
 
@@ -169,18 +173,25 @@ class _Scan:
             self._take_header(self._head)
         if self._tail.strip():
             self.lines += 1
+        self._look_for_open_quotes(self._tail)
 
     def _count(self, block: bytes) -> None:
         block = self._tail + block
         end = block.rfind(b"\n") + 1
         rest = block[end:]
-        self._tail = b"x" if rest.strip() else rest[:1]  # what matters of an unfinished line is whether it is blank
+        # What matters of an unfinished line is whether it is blank, and whether a quote is open.
+        self._tail = (b"x" if rest.strip() else rest[:1]) + b'"' * (rest.count(b'"') % 2)
         self._open_bytes = len(rest) + (0 if end else self._open_bytes)
         if self._open_bytes > _MAX_LINE:
             self.fail("line_too_long", f"a line of more than {_MAX_LINE:,} bytes, about {self._seen:,} bytes into it")
         if end:
             lines = block[:end]
             self.lines += lines.count(b"\n") - _blank_lines(lines)
+            self._look_for_open_quotes(lines)
+
+    def _look_for_open_quotes(self, lines: bytes) -> None:
+        if self._contract.newline_in_field and not self.open_quotes and b'"' in lines:
+            self.open_quotes = _ODD_QUOTES.search(lines) is not None
 
     def _check_encoding(self, block: bytes, *, final: bool = False) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pyspark import StorageLevel
 from pyspark.sql import Window
@@ -45,38 +45,51 @@ def _judge_dataset(
     readable = [c for c in candidates if c.file.dataset is dataset and c.accepted]
     groups = []
     contract = load_contract(dataset)
-    for (header, quotes), members in _of_one_form(readable).items():
-        checked = _checked(context, contract, members, header, references, quotes=quotes)
+    for form, members in _by_form(readable, contract).items():
+        checked = _checked(context, contract, members, form, references)
         parsed = checked.frame
-        profiles = profile_files(checked, by_lines=not contract.newline_in_field)
+        profiles = profile_files(checked, by_lines=form.by_lines)
         checked = replace(checked, frame=parsed.where(F.col("lines") > 0))
         for candidate in members:
             candidate.profile = profiles.get(candidate.pending.file_id, FileProfile())
             _judge_file(context, candidate, checked)
         _add_samples(checked, [candidate for candidate in members if not candidate.accepted])
-        groups.append(Group(dataset, tuple(members), checked, parsed))
+        groups.append(Group(dataset, tuple(members), checked, parsed, form.by_lines))
     if readable:
         context.result.quality[str(dataset)] = dataset_quality([c.profile for c in readable], contract)
     return groups
 
 
+@dataclass(frozen=True)
+class _Form:
+    """What files must have in common to be read together. Without `by_lines`, records may go over several lines."""
+
+    header: tuple[str, ...]
+    quotes: bool
+    by_lines: bool
+
+
+def _by_form(candidates: Iterable[Candidate], contract: Contract) -> dict[_Form, list[Candidate]]:
+    groups: dict[_Form, list[Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        seen = candidate.inspection
+        by_lines = not (contract.newline_in_field and seen.open_quotes)
+        groups[_Form(seen.header, seen.quotes, by_lines)].append(candidate)
+    return groups
+
+
 def _checked(
-    context: Context,
-    contract: Contract,
-    members: Sequence[Candidate],
-    header: tuple[str, ...],
-    references: References,
-    *,
-    quotes: bool,
+    context: Context, contract: Contract, members: Sequence[Candidate], form: _Form, references: References
 ) -> Checked:
     """Read, parse and check files once; what later steps need of each row is kept until they are done with it."""
     sources = [candidate.source for candidate in members]
-    if contract.newline_in_field:
+    if form.by_lines:
+        records = line_records(context.spark, sources).withColumn("raw", F.expr(r"rtrim('\r', raw)"))
+    else:
         records = quoted_records(context.spark, sources)
-        checked = check(split_fields(records, contract, header), contract, context.settings)
+    checked = check(split_fields(records, contract, form.header, quotes=form.quotes), contract, context.settings)
+    if contract.dataset is not Dataset.STREAMS:
         return replace(checked, frame=references.look_up(checked.frame).persist())
-    records = line_records(context.spark, sources)
-    checked = check(split_fields(records, contract, header, quotes=quotes), contract, context.settings)
     rows = references.look_up(checked.frame).select(
         *("file_id", "block", "row", "lines", *contract.names, "broken_rules", "nulls", "is_header"),
         *("known_track", "known_user"),
@@ -115,14 +128,6 @@ def _add_samples(checked: Checked, refused: list[Candidate]) -> None:
     for candidate in refused:
         mine = [row for row in samples if row["file_id"] == candidate.pending.file_id]
         candidate.outcome.samples = [{"raw": row["raw"], "reasons": row["reasons"]} for row in mine]
-
-
-def _of_one_form(candidates: Iterable[Candidate]) -> dict[tuple[tuple[str, ...], bool], list[Candidate]]:
-    """Group files by their header and by whether they hold quotes."""
-    groups: dict[tuple[tuple[str, ...], bool], list[Candidate]] = defaultdict(list)
-    for candidate in candidates:
-        groups[candidate.inspection.header, candidate.inspection.quotes].append(candidate)
-    return groups
 
 
 def _require_references(candidates: list[Candidate], ledger: Ledger) -> None:

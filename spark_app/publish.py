@@ -32,10 +32,15 @@ from spark_app.session import widen_shuffles
 _TABLES_AT_ONCE = 3
 
 
-def publish(context: Context, dirty: DirtyDates, versions: Progress, before: Callable[[], None]) -> None:
+def publish(
+    context: Context, dirty: DirtyDates, versions: Progress, before: Callable[[], None]
+) -> dict[str, DataFrame]:
     """Make the KPI tables of these dates equal a computation over everything staged at `versions`.
 
     `before` is called when all is computed, before any table is changed.
+
+    Returns:
+        By table, the rows that were written: all that the tables now hold of these dates.
 
     Raises:
         AuditError: a check failed; no table was changed.
@@ -43,7 +48,7 @@ def publish(context: Context, dirty: DirtyDates, versions: Progress, before: Cal
     dates = sorted(dirty.dates)
     if not dates:
         before()
-        return
+        return {}
     log("dates to compute", dates=len(dates), first=dates[0], last=dates[-1])
     with ExitStack() as cached:
         with context.steps.step("compute and audit KPIs"):
@@ -52,6 +57,7 @@ def publish(context: Context, dirty: DirtyDates, versions: Progress, before: Cal
             before()
         with context.steps.step("publish KPIs"):
             _write(context, frames, dates)
+    return frames
 
 
 def _write(context: Context, frames: dict[str, DataFrame], dates: list[str]) -> None:

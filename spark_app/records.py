@@ -24,7 +24,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_app.contracts import Contract
-from spark_app.storage import storage_for
+from spark_app.storage import as_glob, storage_for
 
 UNCLOSED_QUOTE = "unclosed_quote"
 WRONG_COLUMN_COUNT = "wrong_column_count"
@@ -74,7 +74,7 @@ def line_records(spark: SparkSession, files: list[SourceFile]) -> DataFrame:
         [(spark_path(spark, file.uri), file.file_id, file.modified_at) for file in files],
         "path string, file_id int, file_modified_at timestamp",
     )
-    lines = spark.read.option("lineSep", "\n").text([_as_glob(file.uri) for file in files])
+    lines = spark.read.option("lineSep", "\n").text([as_glob(file.uri) for file in files])
     rows = lines.select(
         F.col("_metadata.file_path").alias("path"),
         F.col("_metadata.file_block_start").alias("block"),
@@ -208,10 +208,6 @@ def spark_path(spark: SparkSession, uri: str) -> str:
     jvm: Any = spark._jvm  # noqa: SLF001
     path = jvm.org.apache.hadoop.fs.Path(uri if "://" in uri else f"file:{uri}")
     return str(path.toUri().toString())
-
-
-def _as_glob(uri: str) -> str:
-    return "".join(f"\\{character}" if character in "{}[]*?\\" else character for character in uri)
 
 
 def _file_records(file: SourceFile) -> Iterator[tuple[int, datetime, int, int, str]]:

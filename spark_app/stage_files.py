@@ -45,10 +45,12 @@ def stage(context: Context, candidates: list[Candidate], groups: list[Group], le
         with ThreadPoolExecutor() as pool:
             bad_rows = pool.submit(_quarantined_rows, context, groups)
             save_ledger(context.spark, context.lake.ingested_files, ledger, names, context.metadata("open"))
-        _write_quarantine(context, accepted, bad_rows.result(), ledger)
         with ThreadPoolExecutor() as pool:
+            set_aside = _write_quarantine(context, accepted, bad_rows.result(), ledger)
+            counted = pool.submit(_count_quarantine_back, context, set_aside, accepted)
             written = dict(zip(Dataset, pool.map(lambda d: _write_staged(context, d, groups), Dataset), strict=True))
             list(pool.map(lambda d: _count_back(context, written[d], d, groups), Dataset))
+            counted.result()
     for group in groups:
         group.cached.unpersist()
     _settle(context, candidates, ledger)
@@ -78,19 +80,28 @@ def _file_names(context: Context, candidates: Iterable[Candidate]) -> DataFrame:
     return context.spark.createDataFrame(rows, "file_id int, file_name string")
 
 
-def _write_quarantine(context: Context, accepted: list[Candidate], rows: DataFrame, ledger: Ledger) -> None:
-    """Put these files' quarantined rows in the place of what they had there before."""
+def _write_quarantine(context: Context, accepted: list[Candidate], rows: DataFrame, ledger: Ledger) -> int:
+    """Put these files' quarantined rows in the place of what they had there; return the commit's version, or -1."""
     table = context.lake.quarantine
     had = [c for c in accepted if table.version() >= 0 and _may_have_rows(c, ledger)]
     touched = [c for c in accepted if c.profile.quarantined] + [c for c in had if not c.profile.quarantined]
     if not touched:
-        return
+        return -1
     ids = ", ".join(str(c.pending.file_id) for c in touched)
     version = table.replace(rows, f"file_id IN ({ids})", context.metadata("quarantine"))
     rows.unpersist()
-    counted = table.read(context.spark, version).where(of_files(touched)).groupBy("file_id").count().collect()
-    written = {row["file_id"]: row["count"] for row in counted}
-    for candidate in touched:
+    return version
+
+
+def _count_quarantine_back(context: Context, version: int, accepted: list[Candidate]) -> None:
+    """Count what was quarantined, and hold it against what was counted before."""
+    written: dict[int, int] = {}
+    if version >= 0:
+        table = context.lake.quarantine
+        added = table.read_added(context.spark, table.commit(version), {"file_id": "int"})
+        counted = added.where(of_files(accepted)).groupBy("file_id").count().collect()
+        written = {row["file_id"]: row["count"] for row in counted}
+    for candidate in accepted:
         _agree(candidate, "quarantined rows", written.get(candidate.pending.file_id, 0), candidate.profile.quarantined)
 
 
@@ -111,7 +122,7 @@ def _quarantined_rows(context: Context, groups: list[Group]) -> DataFrame:
 def _quarantined_rows_of(context: Context, group: Group) -> DataFrame:
     members, checked = _with_bad_rows(group), group.checked
     rows = checked.frame.where(of_files(members) & checked.quarantined)
-    if not checked.contract.newline_in_field:
+    if group.by_lines:
         rows = number_lines(rows, {c.pending.file_id: c.profile.blocks for c in members})
     checked = replace(checked, frame=rows)
     now = F.lit(context.now.replace(tzinfo=None)).cast("timestamp")
@@ -154,7 +165,10 @@ def _count_back(context: Context, version: int, dataset: Dataset, groups: list[G
     members = _members(dataset, groups)
     if not members:
         return
-    mine = context.lake.staged(dataset).read(context.spark, version).where(of_files(members))
+    table = context.lake.staged(dataset)
+    keys = {"user_id": "bigint", "track_id": "string"} if dataset is Dataset.STREAMS else {}
+    columns = {"file_id": "int", "copies": "int"} | keys
+    mine = table.read_added(context.spark, table.commit(version), columns).where(of_files(members))
     counted = mine.groupBy("file_id").agg(F.count(F.lit(1)).alias("valid"), F.sum("copies").alias("copies")).collect()
     by_file = {row["file_id"]: row for row in counted}
     waiting = unknown = {}

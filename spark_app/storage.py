@@ -79,6 +79,11 @@ def join(folder: str, *parts: str) -> str:
     return "/".join([folder.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
+def as_glob(uri: str) -> str:
+    """Return the pattern that Spark's readers take for just this file."""
+    return "".join(f"\\{character}" if character in "{}[]*?\\" else character for character in uri)
+
+
 def normalise(uri: str) -> str:
     """Return a URI without trailing slash; a local path becomes absolute.
 

@@ -192,5 +192,5 @@ def _holds(condition: Column) -> Column:
 
 
 def _bits(flags: list[tuple[int, Column]]) -> Column:
-    parts = [F.when(flag, F.lit(bit)).otherwise(F.lit(0)) for bit, flag in flags]
+    parts = [F.when(flag, bit).otherwise(0) for bit, flag in flags]
     return reduce(add, parts).cast("bigint")

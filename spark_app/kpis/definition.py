@@ -62,9 +62,12 @@ class Kpi:
         return tuple(column for column in self.key if column != self.rank)
 
 
-def in_each_slot(aggregate: Callable[[Column], Column], slots: int) -> Column:
-    """Aggregate `slot_plays` slot by slot, to an array again."""
-    return F.array(*(aggregate(F.col("slot_plays")[slot]) for slot in range(slots)))
+def in_each_slot(aggregate: str, slots: int) -> Column:
+    """Aggregate slot by slot, to an array; `aggregate` is SQL in which `{slot}` stands for a slot's number.
+
+    (As text, as each operation on a Column is a call into Java, and here there would be hundreds.)
+    """
+    return F.expr(f"array({', '.join(aggregate.format(slot=slot) for slot in range(slots))})")
 
 
 _NUMBER_BITS = 32

@@ -11,8 +11,8 @@ from spark_app.kpis.definition import Kpi, KpiInputs, exact_ratio, in_each_slot
 def hourly(inputs: KpiInputs) -> DataFrame:
     """Grain: listen_hour (an instant). track_diversity_index = unique tracks / listens, rounded half up."""
     days = inputs.plays.groupBy("listen_date").agg(
-        in_each_slot(F.sum, inputs.slots).alias("listens"),
-        in_each_slot(lambda plays: F.count_if(plays > 0), inputs.slots).alias("tracks"),
+        in_each_slot("sum(slot_plays[{slot}])", inputs.slots).alias("listens"),
+        in_each_slot("count_if(slot_plays[{slot}] > 0)", inputs.slots).alias("tracks"),
     )
     hours = days.select("listen_date", F.posexplode(F.arrays_zip("listens", "tracks")).alias("slot", "of_slot"))
     plays = hours.select(

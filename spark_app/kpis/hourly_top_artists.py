@@ -17,7 +17,7 @@ def hourly_top_artists(inputs: KpiInputs) -> DataFrame:
     artists = (
         inputs.plays.join(inputs.track_artists, on="track_no", how="inner")
         .groupBy("listen_date", "artist_no")
-        .agg(in_each_slot(F.sum, inputs.slots).alias("slot_plays"))
+        .agg(in_each_slot("sum(slot_plays[{slot}])", inputs.slots).alias("slot_plays"))
     )
     enough = _enough_plays(artists, inputs.slots)
     counts = artists.select("listen_date", "artist_no", F.posexplode("slot_plays").alias("slot", "play_count"))
@@ -36,7 +36,7 @@ def _enough_plays(artists: DataFrame, slots: int) -> DataFrame:
     The artists are cut into parts. The best of five parts have at least so many plays as the fifth best of these best.
     """
     parts = artists.groupBy("listen_date", F.pmod("artist_no", F.lit(_PARTS))).agg(
-        in_each_slot(F.max, slots).alias("most")
+        in_each_slot("max(slot_plays[{slot}])", slots).alias("most")
     )
     most = parts.select("listen_date", F.posexplode("most").alias("slot", "most"))
     highest_first = F.sort_array(F.collect_list("most"), asc=False)

@@ -7,6 +7,7 @@ the day, and the counts of bytes give the counts of bits: the numbers of distinc
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from spark_app.catalogue import current_tracks
-from spark_app.kpis.definition import KpiInputs, ranked_first
+from spark_app.kpis.definition import KpiInputs, in_each_slot, ranked_first
 from spark_app.validation import instant_to_local, local_to_instant, names_list
 from spark_app.zones import changes_within_an_hour, slots_of_a_day
 
@@ -127,13 +128,9 @@ def day_listeners(known: DataFrame, genres: Sequence[str]) -> DataFrame:
         F.count(F.lit(1)).alias("listens"),
         F.sum(sum((F.bit_count(name) for name in names), start=F.lit(0))).alias("genre_listens"),
     )
-    parts = [
-        F.shiftrightunsigned(name, 8 * part).bitwiseAND(F.lit(255)).cast("int")
-        for name in (*names, "slots")
-        for part in range(_BITS // 8)
-    ]
-    pairs = [column for position, byte in enumerate(parts) for column in (F.lit(position), byte)]
-    stacked = F.stack(F.lit(len(parts)), *pairs).alias("position", "byte")
+    parts = [(name, 8 * part) for name in (*names, "slots") for part in range(_BITS // 8)]
+    pairs = [f"{at}, cast(shiftrightunsigned({name}, {bits}) & 255 AS int)" for at, (name, bits) in enumerate(parts)]
+    stacked = F.expr(f"stack({len(parts)}, {', '.join(pairs)}) AS (position, byte)")
     rows = users.select("listen_date", "listens", "genre_listens", stacked)
     counted = rows.where((F.col("position") == 0) | (F.col("byte") != 0)).groupBy("listen_date", "position", "byte")
     return counted.agg(F.count(F.lit(1)).alias("users"), F.sum("listens"), F.sum("genre_listens")).toDF(
@@ -164,13 +161,11 @@ def hour_listeners(day: DataFrame, genres: Sequence[str], zone: str) -> DataFram
 
 def count_plays(known: DataFrame, zone: str) -> DataFrame:
     """Grain: (listen_date, track_no), with play_count, and slot_plays, an array of the plays in each slot."""
-    slots = range(slots_of_a_day(zone).count)
-    counted = known.groupBy("listen_date", "track_no").agg(
+    slots = slots_of_a_day(zone).count
+    return known.groupBy("listen_date", "track_no").agg(
         F.count(F.lit(1)).alias("play_count"),
-        *(F.count_if(F.col("slot") == slot).alias(f"in_{slot}") for slot in slots),
+        in_each_slot("cast(count_if(slot = {slot}) AS int)", slots).alias("slot_plays"),
     )
-    in_slots = F.array(*(F.col(f"in_{slot}").cast("int") for slot in slots))
-    return counted.select("listen_date", "track_no", "play_count", in_slots.alias("slot_plays"))
 
 
 def count_genre_plays(plays: DataFrame, songs: DataFrame) -> DataFrame:
@@ -230,7 +225,8 @@ def _genre_masks(genres: Sequence[str]) -> list[Column]:
 
 
 def _literals(texts: Sequence[str]) -> Column:
-    return F.array(*(F.lit(text) for text in texts))
+    """An array of texts, as one literal: each `F.lit` would be a call into Java of its own."""
+    return F.from_json(F.lit(json.dumps(texts)), "array<string>")
 
 
 def _bit_counts(day: DataFrame) -> DataFrame:
