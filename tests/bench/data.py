@@ -19,13 +19,16 @@ GENRES = 114
 FIRST_DAY = date(2026, 1, 1)
 
 
-def make_data(folder: Path, listens: int, days: int, first: date = FIRST_DAY) -> Path:
-    """Write `{streams,songs,users}/` below a folder, unless they are there; a file's time is the end of its day."""
+def make_data(folder: Path, listens: int, days: int, first: date = FIRST_DAY, name: str = "{day}") -> Path:
+    """Write `{streams,songs,users}/` below a folder, unless they are there; a file's time is the end of its day.
+
+    `name` is that of a file of listens, in which `{day}` stands for its day.
+    """
     done = folder / ".complete"
     if done.exists():
         return folder
-    for name in ("streams", "songs", "users"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    for dataset in ("streams", "songs", "users"):
+        (folder / dataset).mkdir(parents=True, exist_ok=True)
     with duckdb.connect() as engine:
         engine.execute(_MACROS)
         _write(engine, _USERS, folder / "users" / "users.csv", first)
@@ -33,7 +36,12 @@ def make_data(folder: Path, listens: int, days: int, first: date = FIRST_DAY) ->
         for number in range(days):
             day = first + timedelta(days=number)
             begin, end = listens * number // days, listens * (number + 1) // days
-            _write(engine, _listens(begin, end, day), folder / "streams" / f"{day}.csv", day + timedelta(days=1))
+            _write(
+                engine,
+                _listens(begin, end, day),
+                folder / "streams" / f"{name.format(day=day)}.csv",
+                day + timedelta(days=1),
+            )
     done.touch()
     return folder
 

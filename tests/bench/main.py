@@ -14,7 +14,7 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +24,26 @@ from tests.bench.delivery import delivery
 from tests.bench.measure import BenchError, Measurement, measure
 from tests.local.processes import StoppedBySignal, signals_raise
 from tests.local.spark_submit import spark_home, submit_command, submit_environment
-from tests.local.toolchain import BUILD, ROOT, say
+from tests.local.toolchain import BUILD, LOCKS, ROOT, get_own_venv, say
 
 FOLDER = BUILD / "bench"
 DAYS = 30
+OF_A_DAY = 55_000
+LATE_DAYS = (1, 4, 16, 64)
 SMALL = 2_000_000  # listens below which a run is over before Java would have optimised its code
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to do the work: its command for an input and an output folder, and its environment."""
+    """One way to do the work: its command for an input and an output folder, and its environment.
+
+    `most` is the largest number of listens that it is tried with.
+    """
 
     name: str
     command: Callable[[Path, Path], list[str]]
     environment: Callable[[int], Mapping[str, str]]
+    most: int | None = None
 
 
 def ours(source: Path, target: Path) -> list[str]:
@@ -57,10 +63,22 @@ def duckdb(source: Path, target: Path) -> list[str]:
     return [sys.executable, "-m", "tests.bench.duckdb_job", str(source), str(target), "3.5GB"]
 
 
+def in_memory(script: str) -> Callable[[Path, Path], list[str]]:
+    """A script that holds all listens at once."""
+
+    def command(source: Path, target: Path) -> list[str]:
+        python = get_own_venv(FOLDER / "venv", LOCKS / "bench.txt", "pandas and Polars")
+        return [str(python), str(ROOT / "tests" / "bench" / script), str(source), str(target)]
+
+    return command
+
+
 WAYS = (
     Way("ours", ours, lambda listens: submit_environment(os.environ, short_run=listens < SMALL)),
     Way("plain PySpark", plain, lambda _: submit_environment(os.environ)),
     Way("DuckDB", duckdb, lambda _: {**os.environ, "PYTHONPATH": str(ROOT), "TZ": "UTC"}),
+    Way("Polars", in_memory("polars_job.py"), lambda _: {**os.environ, "TZ": "UTC"}),
+    Way("pandas", in_memory("pandas_job.py"), lambda _: {**os.environ, "TZ": "UTC"}, most=5_000_000),
 )
 
 
@@ -111,6 +129,10 @@ def machine() -> dict[str, Any]:
 def side_by_side(ways: Sequence[Way], listens: int, rounds: int) -> dict[str, Any]:
     """Run all ways `rounds` times in alternation; results are compared once, in the first round."""
     source = data(listens, DAYS if listens >= SMALL else 1)
+    left_out = [way for way in ways if way.most is not None and listens > way.most]
+    for way in left_out:
+        say(f"{way.name} is left out: it holds all listens in memory, and is tried with up to {way.most:,}")
+    ways = [way for way in ways if way not in left_out]
     runs: dict[str, list[Measurement]] = {way.name: [] for way in ways}
     steps: list[list[dict[str, Any]]] = []
     for number in range(rounds):
@@ -206,29 +228,36 @@ def growth(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def new_day(options: argparse.Namespace) -> dict[str, Any]:
-    """What a day of 55,000 costs on a year of history, and on an empty lake."""
-    history, day = data(20_000_000, 365), the_day_after()
-    empty, late = [], []
+    """What files of 55,000 listens cost: a new day on an empty lake and on a year of history, late ones of k days."""
     base = output("history")
-    measure(ours(history, base), WAYS[0].environment(SMALL), FOLDER / "history.log")
+    run = measure(ours(data(20_000_000, 365), base), WAYS[0].environment(SMALL), FOLDER / "history.log")
+    say(f"the year before, 20 million listens: {run.seconds:.1f} s")
+    cases: dict[str, tuple[Path | None, Path]] = {
+        "a new day, empty lake": (None, the_day_after()),
+        "a new day, after a year": (base, the_day_after()),
+    }
+    cases |= {f"late, touching {days} days of the year": (base, late(days)) for days in LATE_DAYS}
+    found: dict[str, list[dict[str, float]]] = {case: [] for case in cases}
     for number in range(options.rounds):
-        target = output("day")
-        empty.append(measure(ours(day, target), WAYS[0].environment(35_000), FOLDER / "day.log").seconds)
-        lake = FOLDER / "out-late"
-        shutil.rmtree(lake, ignore_errors=True)
-        shutil.copytree(base, lake)
-        late.append(measure(ours(day, lake), WAYS[0].environment(35_000), FOLDER / "late.log").seconds)
-        say(f"round {number + 1}: empty lake {empty[-1]:.1f} s, after a year {late[-1]:.1f} s")
-    ratio = statistics.median(late) / statistics.median(empty)
-    print(f"a new day: {spread(empty)} s on an empty lake, {spread(late)} s on a year of history: {ratio:.2f} ×")
-    return {"empty": empty, "after a year": late}
+        for case, (before, source) in cases.items():
+            lake = output("day")
+            if before is not None:
+                shutil.copytree(before, lake, dirs_exist_ok=True)
+            run = measure(ours(source, lake), WAYS[0].environment(35_000), FOLDER / "day.log")
+            found[case].append({**steps_of(lake)[-1], "seconds": run.seconds})
+            say(f"round {number + 1} of {options.rounds}: {case}: {run.seconds:.1f} s")
+    show_cases(found)
+    return found
 
 
 def the_day_after() -> Path:
     """Return an input with the day that follows the year, and the same songs and users."""
-    from datetime import date
+    return make_data(FOLDER / "data-day-after", OF_A_DAY, 1, date(2027, 1, 1))
 
-    return make_data(FOLDER / "data-day-after", 55_000, 1, date(2027, 1, 1))
+
+def late(days: int) -> Path:
+    """Return an input with so many listens as a day has, spread over some days in the middle of the year."""
+    return make_data(FOLDER / f"data-late-{days}", OF_A_DAY, days, date(2026, 6, 1), name="late-{day}")
 
 
 SCENARIOS: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
@@ -278,6 +307,26 @@ def show_steps(rounds: Sequence[Sequence[Mapping[str, Any]]]) -> None:
         of = [statistics.median(steps[position].get(column, 0) for steps in rounds) for column in columns]
         if of[0] >= 0.1:
             table.add_row(step["name"], *(f"{value:.1f}" for value in of[:2]), *(f"{v / 1e6:,.1f}" for v in of[2:]))
+    Console().print(table)
+
+
+def show_cases(cases: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """Print seconds and bytes of runs that are compared with the first of them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("case", "seconds (median, range)", "÷ the first", "MB read", "MB written", "MB shuffled")
+    first = None
+    for case, runs in cases.items():
+        seconds = [run["seconds"] for run in runs]
+        first = first or statistics.median(seconds)
+        moved = [
+            statistics.median(run.get(name, 0) for run in runs) / 1e6
+            for name in ("input_bytes", "output_bytes", "shuffle_bytes")
+        ]
+        table.add_row(
+            case, spread(seconds), f"{statistics.median(seconds) / first:.2f}", *(f"{value:,.1f}" for value in moved)
+        )
     Console().print(table)
 
 

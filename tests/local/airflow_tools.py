@@ -3,26 +3,12 @@
 `python -m tests.local.airflow_tools [3.3|3.0 ...]` makes those named, or all.
 """
 
-import fcntl
-import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.local.toolchain import (
-    BUILD,
-    LOCKS,
-    UV,
-    ToolchainError,
-    get_uv,
-    is_made_from,
-    mark_made_from,
-    network_environment,
-    run,
-    say,
-)
+from tests.local.toolchain import BUILD, LOCKS, ToolchainError, get_own_venv, say
 
 
 @dataclass(frozen=True)
@@ -61,26 +47,8 @@ def get_airflow(name: str = NEWEST) -> AirflowVersion:
         ToolchainError: uv could not make it.
     """
     version = AIRFLOWS[name]
-    if is_made_from(version.venv, version.lock):
-        return version
-    version.venv.parent.mkdir(parents=True, exist_ok=True)
-    with (version.venv.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not is_made_from(version.venv, version.lock):
-            _make(version)
+    get_own_venv(version.venv, version.lock, f"Airflow {version.name}")
     return version
-
-
-def _make(version: AirflowVersion) -> None:
-    env = network_environment(os.environ)
-    get_uv(env)
-    say(f"getting Airflow {version.name} with the packages of locks/{version.lock.name} (once) …")
-    shutil.rmtree(version.venv, ignore_errors=True)
-    failure = f"uv could not install the packages of locks/{version.lock.name}"
-    run([UV, "venv", "--quiet", "--clear", "--python", sys.executable, version.venv], env, failure)
-    sync: list[str | Path] = [UV, "pip", "sync", "--quiet", "--compile-bytecode", "--require-hashes"]
-    run([*sync, "--python", version.python, version.lock], env, failure)
-    mark_made_from(version.venv, version.lock)
 
 
 def installed(version: AirflowVersion, package: str) -> str:

@@ -13,6 +13,7 @@ CONTENTS = {
     # As of the time of MWAA's Airflow, whose packages don't work with all that came later.
     "airflow-3.0": ["--group", "airflow-3-0", "--exclude-newer", "2025-09-30"],
     "app": ["pyproject.toml"],
+    "bench": ["--group", "bench"],
     "build": ["--group", "build"],
     "dev": ["pyproject.toml", "--extra", "spark", "--group", "dev"],
     "java": ["--group", "java"],

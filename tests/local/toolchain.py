@@ -147,6 +147,28 @@ def get_venv(env: Mapping[str, str]) -> None:
     mark_made_from(VENV, *locks)
 
 
+def get_own_venv(folder: Path, lock: Path, what: str) -> Path:
+    """Return the Python of a virtual environment exactly as its lock says; one process at a time makes it."""
+    python = folder / "bin" / "python"
+    if is_made_from(folder, lock):
+        return python
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if is_made_from(folder, lock):
+            return python
+        env = network_environment(os.environ)
+        get_uv(env)
+        say(f"getting {what} with the packages of locks/{lock.name} (once) …")
+        shutil.rmtree(folder, ignore_errors=True)
+        failure = f"uv could not install the packages of locks/{lock.name}"
+        run([UV, "venv", "--quiet", "--clear", "--python", sys.executable, folder], env, failure)
+        sync: list[str | Path] = [UV, "pip", "sync", "--quiet", "--compile-bytecode", "--require-hashes"]
+        run([*sync, "--python", python, lock], env, failure)
+        mark_made_from(folder, lock)
+    return python
+
+
 def java_major(home: Path) -> str | None:
     """Return the major version of the Java installed at `home`, or None where none is."""
     if not (home / "bin" / "java").is_file():
