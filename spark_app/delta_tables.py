@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_app.errors import StorageError, UsageError
+from spark_app.local_frames import local_frame
 from spark_app.storage import as_glob, join, storage_for
 
 _LOG = "_delta_log"
@@ -93,7 +94,7 @@ class Table:
             return self.read(spark, commit.version).select(*columns)
         schema = ", ".join(f"{name} {kind}" for name, kind in columns.items())
         files = [as_glob(join(self.uri, unquote(file["path"]))) for file in added]
-        return spark.read.schema(schema).parquet(*files) if files else spark.createDataFrame([], schema)
+        return spark.read.schema(schema).parquet(*files) if files else local_frame(spark, [], schema)
 
     def replace(
         self,

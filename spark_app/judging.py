@@ -84,7 +84,7 @@ def _checked(
     """Read, parse and check files once; what later steps need of each row is kept until they are done with it."""
     sources = [candidate.source for candidate in members]
     if form.by_lines:
-        records = line_records(context.spark, sources).withColumn("raw", F.expr(r"rtrim('\r', raw)"))
+        records = line_records(context.spark, sources).withColumn("raw", F.expr(r"trim(TRAILING '\r' FROM raw)"))
     else:
         records = quoted_records(context.spark, sources)
     checked = check(split_fields(records, contract, form.header, quotes=form.quotes), contract, context.settings)

@@ -20,6 +20,7 @@ from pyspark.sql import SparkSession
 from spark_app.contracts import Dataset
 from spark_app.delta_tables import Commit, Table
 from spark_app.input_files import InputFile
+from spark_app.local_frames import local_frame
 from spark_app.log import warn
 from spark_app.storage import storage_for
 
@@ -205,7 +206,7 @@ def save_ledger(
     versions = [version for name in names for version in ledger.of(name)]
     if not versions:
         return
-    frame = spark.createDataFrame([_to_row(version) for version in versions], LEDGER_SCHEMA).coalesce(1)
+    frame = local_frame(spark, map(_to_row, versions), LEDGER_SCHEMA)
     ids = ", ".join(str(file_id) for file_id in sorted({version.file_id for version in versions}))
     version = table.replace(frame, f"file_id IN ({ids})", metadata)
     ledger.saved.update((saved.name, ledger.of(saved.name).copy()) for saved in versions)

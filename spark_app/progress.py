@@ -14,6 +14,7 @@ from spark_app.catalogue import changed_tracks, current_songs
 from spark_app.context import Context
 from spark_app.contracts import Dataset
 from spark_app.delta_tables import LogGoneError, Table
+from spark_app.local_frames import local_frame
 
 _SCHEMA = "run_id string, streams_version bigint, songs_version bigint, users_version bigint, updated_at timestamp"
 
@@ -62,9 +63,9 @@ def save_progress(context: Context, before: Progress, progress: Progress) -> Non
         progress.streams_version,
         progress.songs_version,
         progress.users_version,
-        context.now.replace(tzinfo=None),
+        context.now,
     )
-    frame = context.spark.createDataFrame([row], _SCHEMA).coalesce(1)
+    frame = local_frame(context.spark, [row], _SCHEMA)
     context.lake.progress.replace(frame, None, context.metadata("progress", versions=asdict(progress)))
 
 

@@ -24,6 +24,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_app.contracts import Contract
+from spark_app.local_frames import local_frame
 from spark_app.storage import as_glob, storage_for
 
 UNCLOSED_QUOTE = "unclosed_quote"
@@ -70,7 +71,8 @@ def line_records(spark: SparkSession, files: list[SourceFile]) -> DataFrame:
     `block` is the byte at which the part of the file begins that a task reads as one; within it, `row` grows by one
     from line to line. `number_lines` makes line numbers of them once the lines of each block are counted.
     """
-    known = spark.createDataFrame(
+    known = local_frame(
+        spark,
         [(spark_path(spark, file.uri), file.file_id, file.modified_at) for file in files],
         "path string, file_id int, file_modified_at timestamp",
     )
@@ -95,7 +97,7 @@ def number_lines(rows: DataFrame, blocks: Mapping[int, Mapping[int, Block]]) -> 
         for file_id, of_file in blocks.items()
         for start, counted in zip(sorted(of_file), _lines_before(of_file), strict=True)
     ]
-    offsets = rows.sparkSession.createDataFrame(before, "file_id int, block bigint, offset bigint")
+    offsets = local_frame(rows.sparkSession, before, "file_id int, block bigint, offset bigint")
     numbered = rows.join(F.broadcast(offsets), on=["file_id", "block"], how="inner")
     return numbered.withColumn("line_number", F.col("row") + F.col("offset")).drop("offset")
 

@@ -16,6 +16,7 @@ from spark_app.context import Context
 from spark_app.contracts import Dataset
 from spark_app.errors import AuditError
 from spark_app.ledger import Ledger, Status, save_ledger
+from spark_app.local_frames import local_frame
 from spark_app.profile import quarantine_reasons
 from spark_app.records import number_lines
 from spark_app.staging import (
@@ -77,7 +78,7 @@ def _profile_counts(candidate: Candidate, groups: list[Group]) -> dict[str, Any]
 
 def _file_names(context: Context, candidates: Iterable[Candidate]) -> DataFrame:
     rows = [(c.pending.file_id, c.file.name) for c in candidates]
-    return context.spark.createDataFrame(rows, "file_id int, file_name string")
+    return local_frame(context.spark, rows, "file_id int, file_name string")
 
 
 def _write_quarantine(context: Context, accepted: list[Candidate], rows: DataFrame, ledger: Ledger) -> int:
@@ -113,7 +114,7 @@ def _quarantined_rows(context: Context, groups: list[Group]) -> DataFrame:
     """Quarantined rows of all accepted files (QUARANTINE_SCHEMA), computed and kept."""
     frames = [_quarantined_rows_of(context, group) for group in groups if _with_bad_rows(group)]
     if not frames:
-        return context.spark.createDataFrame([], QUARANTINE_SCHEMA)
+        return local_frame(context.spark, [], QUARANTINE_SCHEMA)
     rows = reduce(DataFrame.unionByName, frames).persist()
     rows.count()
     return rows

@@ -77,7 +77,7 @@ def quarantine_records(checked: Checked, names: DataFrame, dataset: Dataset, run
         F.lit(str(dataset)).alias("dataset"),
         "file_name",
         "line_number",
-        F.expr(r"rtrim('\r', raw)").alias("raw"),
+        F.expr(r"trim(TRAILING '\r' FROM raw)").alias("raw"),
         checked.reasons_column().alias("reasons"),
         F.lit(run_id).alias("run_id"),
         now.alias("quarantined_at"),

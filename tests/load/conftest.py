@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 LOAD = "load"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the load tests: at the end, one worker would be busy with them and the other have nothing to do."""
+    items.sort(key=lambda item: item.path.parent.name != LOAD)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -94,3 +94,22 @@ def test_a_folder_that_is_no_table_is_named(table: Table) -> None:
     (Path(table.uri) / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="no Delta table"):
         table.version()
+
+
+def test_what_a_commit_added_is_read_from_its_own_files(spark: SparkSession, tmp_path: Path) -> None:
+    table = Table(str(tmp_path / "odd {a,b}[1]*? %20 ü"))
+    replace(table, rows(spark, (1, "2024-06-01", 1), (2, "2024-06-01", 2)), None)
+    version = replace(table, rows(spark, (3, "2024-06-01", 3), (3, "2024-06-02", 4)), "file_id IN (3)")
+    added = table.read_added(spark, table.commit(version), {"file_id": "int", "n": "int"})
+    assert sorted(map(tuple, added.collect())) == [(3, 3), (3, 4)]
+    emptied = replace(table, rows(spark).where("false"), "file_id IN (3)")
+    assert table.read_added(spark, table.commit(emptied), {"file_id": "int"}).count() == 0
+
+
+def test_rows_that_are_only_marked_as_deleted_are_not_read(spark: SparkSession, table: Table) -> None:
+    replace(table, rows(spark, (1, "2024-06-01", 1), (2, "2024-06-01", 2)), None)
+    name = f"delta.`{table.uri}`"
+    spark.sql(f"ALTER TABLE {name} SET TBLPROPERTIES (delta.enableDeletionVectors = true)")
+    spark.sql(f"DELETE FROM {name} WHERE n = 1")  # noqa: S608 (a path of ours)
+    added = table.read_added(spark, table.commit(table.version()), {"file_id": "int"})
+    assert [row["file_id"] for row in added.collect()] == [2]
