@@ -22,7 +22,7 @@ def local_frame(spark: SparkSession, rows: Iterable[Sequence[Any]], schema: str)
 
     The rows are one literal, so that they stay in Java. They should be thousands at most.
     """
-    types = dict(column.split(maxsplit=1) for column in schema.replace("\n", " ").split(","))
+    types = dict(column.split() for column in schema.split(","))
     text = json.dumps([dict(zip(types, row, strict=True)) for row in rows], default=_microseconds)
     fields = (f"{name}: {'bigint' if kind == 'timestamp' else kind}" for name, kind in types.items())
     values = F.from_json(F.lit(text), f"array<struct<{', '.join(fields)}>>", _STRICT)

@@ -19,7 +19,7 @@ from moto.server import ThreadedMotoServer
 from mypy_boto3_dynamodb import DynamoDBClient
 
 from tests.faults.bucket import QUICK, RunOfDag, client_of
-from tests.faults.harness import CLASSES, End, Workplace, end_of, keeps_classes
+from tests.faults.harness import End, Workplace, end_of
 from tests.faults.report import ROWS, print_table, rows_of
 from tests.faults.sample import Sample, write_sample
 from tests.local.dynamodb_fixtures import dynamodb, dynamodb_server, faulty_dynamodb, table_prefix
@@ -58,8 +58,7 @@ class Undisturbed:
 
     def lake(self, day: int) -> Path:
         """The lake as the day's run left it, not delivered."""
-        new_classes = self.folder / "new.jsa"
-        place = Workplace(self.folder / f"day-{day}", keeps_classes(new_classes), shared=self.folder)
+        place = Workplace(self.folder / f"day-{day}")
         with _alone(self.folder / f"lock-{day}"):
             if not (place.folder / "seconds").exists():
                 shutil.rmtree(place.folder, ignore_errors=True)
@@ -69,8 +68,6 @@ class Undisturbed:
                 started = time.monotonic()
                 source = (self.sample.first, self.sample.second)[day]
                 place.run_well(["run", "--input", str(source)], f"undisturbed-{day}")
-                if new_classes.exists():
-                    new_classes.rename(self.folder / CLASSES)
                 (place.folder / "seconds").write_text(str(time.monotonic() - started))
         return place.lake
 
@@ -101,26 +98,25 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 
 
 @pytest.fixture
-def place(tmp_path: Path, shared: Path) -> Workplace:
+def place(tmp_path: Path) -> Workplace:
     """An empty workplace."""
-    return Workplace(tmp_path, shared=shared)
+    return Workplace(tmp_path)
 
 
 @pytest.fixture
-def undisturbed(sample: Sample, shared: Path, dynamodb: DynamoDBClient, table_prefix: str) -> Undisturbed:
-    """Runs that nobody disturbs, delivered to tables of this test's own; the first one is made now."""
-    runs = Undisturbed(sample, shared, dynamodb, table_prefix)
-    runs.lake(0)
-    return runs
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all workers of this test run share."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if base.name.startswith("popen-") else base) / "undisturbed"
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, sample: Sample, dynamodb: DynamoDBClient, table_prefix: str
+) -> Undisturbed:
+    """Runs that nobody disturbs, delivered to tables of this test's own."""
+    folder = _shared(tmp_path_factory) / "undisturbed"
     folder.mkdir(exist_ok=True)
-    return folder
+    return Undisturbed(sample, folder, dynamodb, table_prefix)
+
+
+def _shared(factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this test run share."""
+    base = factory.getbasetemp()
+    return base.parent if base.name.startswith("popen-") else base
 
 
 @contextmanager

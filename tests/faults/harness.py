@@ -31,12 +31,6 @@ SMALL_JAVA = {
     "spark.driver.extraJavaOptions": "-Duser.timezone=UTC -XX:+UseSerialGC -Ddelta.log.cacheSize=20",
 }
 KILLED = -signal.SIGKILL
-CLASSES = "classes.jsa"
-
-
-def keeps_classes(archive: Path) -> dict[str, str]:
-    """Return the environment of a run that leaves Java's classes in an archive."""
-    return {"SPARK_SUBMIT_OPTS": f"-XX:ArchiveClassesAtExit={archive} -Xlog:disable"}
 
 
 @dataclass(frozen=True)
@@ -112,17 +106,12 @@ class Process:
 
 @dataclass(frozen=True)
 class Workplace:
-    """A folder with one lake; processes are started on it one after another.
-
-    In `shared` may lie an archive of Java's classes as another run loaded them (see `keeps_classes`): that saves a run
-    a good part of its CPU. A Java that can't take them loads them as usual.
-    """
+    """A folder with one lake; processes are started on it one after another."""
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
     lake_uri: str = ""
     purposes: tuple[str, ...] = ("delta",)
-    shared: Path | None = None
 
     @property
     def lake(self) -> Path:
@@ -144,12 +133,10 @@ class Workplace:
         lake = self.lake_uri or str(self.lake)
         submit = [str(spark_home() / "bin" / "spark-submit"), *submit_options(self.purposes), *options]
         arguments = [*command, "--lake", lake, "--run-id", run_id, *given, "--log-format", "text"]
-        empty = (self.shared or self.folder) / "conf"  # Java takes no classes from an archive made with another one
+        empty = self.folder / "conf"
         empty.mkdir(exist_ok=True)
         environment = submit_environment({**os.environ, **self.environment, **(env or {})}, short_run=True)
         environment["SPARK_CONF_DIR"] = str(empty)
-        if self.shared is not None and (self.shared / CLASSES).exists():
-            environment["SPARK_SUBMIT_OPTS"] += f" -XX:SharedArchiveFile={self.shared / CLASSES} -Xlog:disable"
         return self.start_process([*submit, str(LAUNCHER), *arguments], environment, plan)
 
     def start_process(self, command: Sequence[str], environment: dict[str, str], plan: Plan | None) -> Process:

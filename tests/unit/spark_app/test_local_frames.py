@@ -9,7 +9,10 @@ from pyspark.sql import SparkSession
 
 from spark_app.local_frames import local_frame
 
-SCHEMA = "file_id int, size bigint, name string, seen_at timestamp"
+SCHEMA = """
+    file_id int, size bigint,
+    name string, seen_at timestamp
+"""
 
 
 def test_values_are_those_given(spark: SparkSession) -> None:
