@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -67,13 +67,16 @@ def reject(candidate: Candidate, reason: str, message: str) -> None:
 
 
 def accepted_rows(groups: list[Group], dataset: Dataset) -> DataFrame | None:
-    """Valid rows of the accepted files of a dataset, or None if there is no such file."""
+    """Valid rows of the accepted files of a dataset, or None if there is no such file.
+
+    Groups that were read by lines and others tell the place of a row by other columns, which are NULL where they lack.
+    """
     frames = []
     for group in groups:
         members = [c for c in group.candidates if c.accepted]
         if group.dataset is dataset and members:
             frames.append(group.checked.kept.where(of_files(members)))
-    return reduce(DataFrame.unionByName, frames) if frames else None
+    return reduce(partial(DataFrame.unionByName, allowMissingColumns=True), frames) if frames else None
 
 
 def of_files(candidates: Iterable[Candidate]) -> Column:
