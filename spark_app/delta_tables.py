@@ -88,6 +88,7 @@ class Table:
         """Read columns (name: type) of just the data files that a commit added; partition columns are not in them.
 
         So rows that were just written are counted at the cost of these rows, however large the table and its log are.
+        What a commit took away is not looked at: that is Delta's promise for the commit as a whole.
         """
         added = [action["add"] for action in commit.actions if "add" in action]
         if any(file.get("deletionVector") for file in added):

@@ -53,7 +53,7 @@ ENDING = [
 ]
 BEGINNING = ["take the lake's lock: before", "take the lake's lock: inside", "take the lake's lock: after"]
 
-# Of an empty lake, where each table is written for the first time: what SECOND_DAY lacks, and all of the ledger's copy.
+# Of an empty lake: first writes of tables, and what SECOND_DAY leaves out (the lock, `lake.json`, the ledger's copy).
 FIRST_DAY = [
     *BEGINNING,
     *around("lake.json"),
