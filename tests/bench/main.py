@@ -22,6 +22,7 @@ from tests.bench.compare import differences
 from tests.bench.data import make_data
 from tests.bench.delivery import delivery
 from tests.bench.measure import BenchError, Measurement, measure
+from tests.local.class_archive import make_archive
 from tests.local.processes import StoppedBySignal, signals_raise
 from tests.local.spark_submit import spark_home, submit_command, submit_environment
 from tests.local.toolchain import BUILD, LOCKS, ROOT, get_own_venv, say
@@ -101,6 +102,7 @@ def main(arguments: Sequence[str]) -> int:
         with signals_raise():
             ways = [way for way in WAYS if way.name in chosen]
             if ways:
+                make_archive(("delta",))
                 results["side by side"] = side_by_side(ways, options.rows, options.rounds)
             for name, scenario in SCENARIOS.items():
                 if name in chosen:

@@ -129,14 +129,12 @@ class Workplace:
         """Start a command of the application."""
         conf = TEST_CONF | SMALL_JAVA
         options = [part for name, value in conf.items() for part in ("--conf", f"{name}={value}")]
-        given = [part for name, value in (SETTINGS | settings).items() for part in ("--set", f"{name}={value}")]
+        chosen = [part for name, value in (SETTINGS | settings).items() for part in ("--set", f"{name}={value}")]
         lake = self.lake_uri or str(self.lake)
         submit = [str(spark_home() / "bin" / "spark-submit"), *submit_options(self.purposes), *options]
-        arguments = [*command, "--lake", lake, "--run-id", run_id, *given, "--log-format", "text"]
-        empty = self.folder / "conf"
-        empty.mkdir(exist_ok=True)
-        environment = submit_environment({**os.environ, **self.environment, **(env or {})}, short_run=True)
-        environment["SPARK_CONF_DIR"] = str(empty)
+        arguments = [*command, "--lake", lake, "--run-id", run_id, *chosen, "--log-format", "text"]
+        given = {**os.environ, **self.environment, **(env or {})}
+        environment = submit_environment(given, self.purposes, short_run=True)
         return self.start_process([*submit, str(LAUNCHER), *arguments], environment, plan)
 
     def start_process(self, command: Sequence[str], environment: dict[str, str], plan: Plan | None) -> Process:

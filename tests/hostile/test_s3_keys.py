@@ -88,7 +88,7 @@ def test_every_key_has_one_fate(s3: Any, tmp_path: Path) -> None:
         listens = [f"{number},{song},2024-06-25 {hour:02d}:00:00" for hour in range(number % 20 + 1)]
         s3.put_object(Bucket="odd", Key=f"raw/streams/{name}", Body=rows(HEADERS["streams"], listens))
     command = submit_command(["run", "--input", "s3://odd/raw", "--lake", str(tmp_path / "lake")], ("delta", "s3"))
-    environment = submit_environment(os.environ, short_run=True)
+    environment = submit_environment(os.environ, ("delta", "s3"), short_run=True)
     done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     (path,) = (tmp_path / "lake").glob("runs/*/result.json")

@@ -22,8 +22,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with signals_raise():
             prepare_for_s3(arguments)
-            command = submit_command(arguments, jar_purposes(arguments))
-            return run_to_end(command, submit_environment(os.environ, short_run=bool(SHORT & set(arguments[:1]))))
+            purposes = jar_purposes(arguments)
+            environment = submit_environment(os.environ, purposes, short_run=bool(SHORT & set(arguments[:1])))
+            return run_to_end(submit_command(arguments, purposes), environment)
     except StoppedBySignal as stop:
         return stop.exit_code
     except (JarError, ToolchainError, UsageError) as error:

@@ -177,7 +177,7 @@ def direct_command(request: JobRequest, environ: Mapping[str, str]) -> tuple[lis
     if not request.entry_point.startswith("local:///") or not request.entry_point.endswith(".py"):
         raise ValueError(f"entry point {request.entry_point}: expected local:///….py, a file of the image")
     conf = {name: value for name, value in _without_log_store(request.conf()).items() if not _is_of_the_image(name)}
-    env = submit_environment(environ, short_run=True)
+    env = submit_environment(environ, ("delta", "s3"), short_run=True)
     env |= {k.removeprefix(ENVIRONMENT_CONF): v for k, v in conf.items() if k.startswith(ENVIRONMENT_CONF)}
     handed = {k: v for k, v in conf.items() if not k.startswith("spark.emr-serverless.")} | SMALL_CONF
     options = [part for name, value in handed.items() for part in ("--conf", f"{name}={value}")]

@@ -178,8 +178,9 @@ def run_application(options: argparse.Namespace, source: str, run_id: str) -> in
 
         name = f"music-streaming-kpis-{run_id}"
         return Job(latest().name, arguments, source, options.lake, name, short_run=is_small(source)).run()
-    command = submit_command(arguments, jar_purposes([source, options.lake]))
-    return run_to_end(command, submit_environment(os.environ, short_run=is_small(source)))
+    purposes = jar_purposes([source, options.lake])
+    command = submit_command(arguments, purposes)
+    return run_to_end(command, submit_environment(os.environ, purposes, short_run=is_small(source)))
 
 
 def is_small(source: str) -> bool:

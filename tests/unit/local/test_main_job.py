@@ -49,4 +49,16 @@ def test_spark_runs_with_this_python_on_loopback_and_in_utc() -> None:
     assert (env["TZ"], env["SPARK_LOCAL_IP"], env["AWS_PROFILE"]) == ("UTC", "127.0.0.1", "mine")
     assert (Path(env["SPARK_HOME"]) / "bin" / "spark-submit").is_file()
     assert "TieredStopAtLevel" in env["SPARK_SUBMIT_OPTS"]
-    assert "SPARK_SUBMIT_OPTS" not in spark_submit.submit_environment({})
+    assert "TieredStopAtLevel" not in spark_submit.submit_environment({})["SPARK_SUBMIT_OPTS"]
+
+
+def test_java_starts_from_the_archive_of_its_classes_where_one_was_made_for_these_jars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spark_submit, "CLASS_ARCHIVES", tmp_path)
+    (tmp_path / "delta-s3.jsa").touch()
+    given = {"SPARK_SUBMIT_OPTS": "-Dmine=1"}
+    assert "SharedArchiveFile" not in spark_submit.submit_environment(given)["SPARK_SUBMIT_OPTS"]
+    options = spark_submit.submit_environment(given, ("delta", "s3"))["SPARK_SUBMIT_OPTS"].split()
+    assert options[0] == "-Dmine=1"
+    assert f"-XX:SharedArchiveFile={tmp_path}/delta-s3.jsa" in options
