@@ -33,7 +33,12 @@ STAGING = [
     "staged/songs stage: before",
     "staged/songs stage: inside",
 ]
-PUBLISHING = around(*(f"kpis/{name} publish" for name in KPIS)) + around("ops/progress progress")
+PUBLISHING = [
+    "kpis/daily_genre publish: inside",
+    *(f"kpis/{name} publish: {when}" for name in KPIS for when in (BEFORE, AFTER)),
+    "kpis/hourly_top_artists publish: inside",
+    *around("ops/progress progress"),
+]
 # After the progress: only the export is left to do, so it alone is begun again each time.
 EXPORTING = [
     "empty the export's folder: after",
