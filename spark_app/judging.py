@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import reduce
 
 from pyspark import StorageLevel
-from pyspark.sql import Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from spark_app.candidates import Candidate, Group, accepted_rows, of_files, reject
@@ -46,15 +47,14 @@ def _judge_dataset(
     groups = []
     contract = load_contract(dataset)
     for form, members in _by_form(readable, contract).items():
-        checked = _checked(context, contract, members, form, references)
-        parsed = checked.frame
+        checked, cached = _checked(context, contract, members, form, references)
         profiles = profile_files(checked, by_lines=form.by_lines)
-        checked = replace(checked, frame=parsed.where(F.col("lines") > 0))
+        checked = replace(checked, frame=checked.frame.where(F.col("lines") > 0))
         for candidate in members:
             candidate.profile = profiles.get(candidate.pending.file_id, FileProfile())
             _judge_file(context, candidate, checked)
         _add_samples(checked, [candidate for candidate in members if not candidate.accepted])
-        groups.append(Group(dataset, tuple(members), checked, parsed, form.by_lines))
+        groups.append(Group(dataset, tuple(members), checked, cached, form.by_lines))
     if readable:
         context.result.quality[str(dataset)] = dataset_quality([c.profile for c in readable], contract)
     return groups
@@ -80,8 +80,12 @@ def _by_form(candidates: Iterable[Candidate], contract: Contract) -> dict[_Form,
 
 def _checked(
     context: Context, contract: Contract, members: Sequence[Candidate], form: _Form, references: References
-) -> Checked:
-    """Read, parse and check files once; what later steps need of each row is kept until they are done with it."""
+) -> tuple[Checked, DataFrame]:
+    """Read, parse and check files once; what later steps need of each row is kept until they are done with it.
+
+    Returns:
+        The rows as checked, and the frame that holds what they come from, to be given back in the end.
+    """
     sources = [candidate.source for candidate in members]
     if form.by_lines:
         records = line_records(context.spark, sources).withColumn("raw", F.expr(r"trim(TRAILING '\r' FROM raw)"))
@@ -89,13 +93,38 @@ def _checked(
         records = quoted_records(context.spark, sources)
     checked = check(split_fields(records, contract, form.header, quotes=form.quotes), contract, context.settings)
     if contract.dataset is not Dataset.STREAMS:
-        return replace(checked, frame=references.look_up(checked.frame).persist())
+        kept = references.look_up(checked.frame).persist()
+        return replace(checked, frame=kept), kept
     rows = references.look_up(checked.frame).select(
-        *("file_id", "block", "row", "lines", *contract.names, "broken_rules", "nulls", "is_header"),
-        *("known_track", "known_user"),
+        *("file_id", "block", "row", *contract.names),
+        _packed().alias("marks"),
         F.when(checked.quarantined, F.col("raw")).alias("raw"),
     )
-    return replace(checked, frame=rows.persist(StorageLevel.DISK_ONLY))
+    kept = rows.persist(StorageLevel.DISK_ONLY)
+    return replace(checked, frame=kept.select("*", *_unpacked()).drop("marks")), kept
+
+
+# What is known of a row of a streams file, in the bits of one bigint, as each column costs something to keep: name,
+# type, first bit, bits. (`lines` is 0 or 1, `nulls` has a bit for each column, `broken_rules` for each rule.)
+_MARKS = (
+    ("lines", "int", 0, 1),
+    ("is_header", "boolean", 1, 1),
+    ("known_track", "boolean", 2, 1),
+    ("known_user", "boolean", 3, 1),
+    ("nulls", "bigint", 4, 24),
+    ("broken_rules", "bigint", 28, 35),
+)
+
+
+def _packed() -> Column:
+    return reduce(Column.bitwiseOR, [F.shiftleft(F.col(name).cast("bigint"), bit) for name, _, bit, _ in _MARKS])
+
+
+def _unpacked() -> list[Column]:
+    return [
+        F.shiftright("marks", bit).bitwiseAND(F.lit((1 << bits) - 1)).cast(kind).alias(name)
+        for name, kind, bit, bits in _MARKS
+    ]
 
 
 def _judge_file(context: Context, candidate: Candidate, checked: Checked) -> None:

@@ -13,7 +13,6 @@ from spark_app.delta_tables import LogGoneError, Table
 from spark_app.ledger import FileVersion, Ledger, Status, save_ledger
 from spark_app.log import warn
 from spark_app.progress import Progress
-from spark_app.stage_files import without_match
 
 
 def recover(context: Context, ledger: Ledger, done: Progress) -> None:
@@ -86,7 +85,8 @@ def _unmatched(context: Context, staged: DataFrame, judged: int, dataset: Datase
     """Count listens without a song or user; never more than when they were judged: what came along may not be there."""
     if not judged or context.lake.staged(dataset).version() < 0:
         return judged
-    return min(judged, sum(without_match(context, staged, dataset, column).values()))
+    keys = context.lake.staged(dataset).read(context.spark).select(column).distinct()
+    return min(judged, staged.join(keys, on=column, how="left_anti").count())
 
 
 def _undo_quarantine(context: Context, version: FileVersion) -> None:

@@ -49,9 +49,13 @@ def stage(context: Context, candidates: list[Candidate], groups: list[Group], le
         with ThreadPoolExecutor() as pool:
             set_aside = _write_quarantine(context, accepted, bad_rows.result(), ledger)
             counted = pool.submit(_count_quarantine_back, context, set_aside, accepted)
+            unmatched = pool.submit(_count_unmatched, groups)
             written = dict(zip(Dataset, pool.map(lambda d: _write_staged(context, d, groups), Dataset), strict=True))
             list(pool.map(lambda d: _count_back(context, written[d], d, groups), Dataset))
             counted.result()
+            for candidate in _members(Dataset.STREAMS, groups):
+                counts = unmatched.result().get(candidate.pending.file_id, {"waiting": 0, "unknown_users": 0})
+                candidate.pending = replace(candidate.pending, **counts)
     for group in groups:
         group.cached.unpersist()
     _settle(context, candidates, ledger)
@@ -167,34 +171,29 @@ def _count_back(context: Context, version: int, dataset: Dataset, groups: list[G
     if not members:
         return
     table = context.lake.staged(dataset)
-    keys = {"user_id": "bigint", "track_id": "string"} if dataset is Dataset.STREAMS else {}
-    columns = {"file_id": "int", "copies": "int"} | keys
-    mine = table.read_added(context.spark, table.commit(version), columns).where(of_files(members))
+    added = table.read_added(context.spark, table.commit(version), {"file_id": "int", "copies": "int"})
+    mine = added.where(of_files(members))
     counted = mine.groupBy("file_id").agg(F.count(F.lit(1)).alias("valid"), F.sum("copies").alias("copies")).collect()
     by_file = {row["file_id"]: row for row in counted}
-    waiting = unknown = {}
-    if dataset is Dataset.STREAMS and any(c.profile.waiting for c in members):
-        waiting = without_match(context, mine, Dataset.SONGS, "track_id")
-    if dataset is Dataset.STREAMS and any(c.profile.unknown_users for c in members):
-        unknown = without_match(context, mine, Dataset.USERS, "user_id")
     for candidate in members:
         row = by_file.get(candidate.pending.file_id)
         valid, copies = (row["valid"], row["copies"]) if row else (0, 0)
         _agree(candidate, "valid rows and duplicates", copies, candidate.profile.kept)
-        candidate.pending = replace(
-            candidate.pending,
-            valid=valid,
-            duplicates=copies - valid,
-            waiting=waiting.get(candidate.pending.file_id, 0),
-            unknown_users=unknown.get(candidate.pending.file_id, 0),
-        )
+        candidate.pending = replace(candidate.pending, valid=valid, duplicates=copies - valid)
 
 
-def without_match(context: Context, staged: DataFrame, dataset: Dataset, column: str) -> dict[int, int]:
-    """Return by file_id how many staged listens there are whose track or user is in no staged row."""
-    keys = context.lake.staged(dataset).read(context.spark).select(column).distinct()
-    missing = staged.join(keys, on=column, how="left_anti").groupBy("file_id").count().collect()
-    return {row["file_id"]: row["count"] for row in missing}
+def _count_unmatched(groups: list[Group]) -> dict[int, dict[str, Any]]:
+    """Return by file_id how many listens, each once, have a track (`waiting`) or a user that is in no staged row."""
+    rows = accepted_rows(groups, Dataset.STREAMS)
+    found = any(c.profile.waiting or c.profile.unknown_users for c in _members(Dataset.STREAMS, groups))
+    if rows is None or not found:
+        return {}
+    unmatched = rows.where(~F.col("known_track") | ~F.col("known_user"))
+    listens = unmatched.select("file_id", "user_id", "track_id", "listen_time", "known_track", "known_user").distinct()
+    counted = listens.groupBy("file_id").agg(
+        F.count_if(~F.col("known_track")).alias("waiting"), F.count_if(~F.col("known_user")).alias("unknown_users")
+    )
+    return {row["file_id"]: {name: row[name] for name in ("waiting", "unknown_users")} for row in counted.collect()}
 
 
 def _agree(candidate: Candidate, what: str, written: int, counted: int) -> None:
