@@ -71,7 +71,6 @@ cmd_test() {
     cd "$ROOT"
     local parallel=(-n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=html)
     if (($# == 0)); then
-        "$PYTHON" -m tests.local.class_archive delta
         set -- "${parallel[@]}" -m "not long and not image"
     elif [[ $1 == --all ]]; then
         shift
