@@ -22,7 +22,7 @@ COMMITS = [
     "ops/ingested_files open: after",
     "quarantine/records quarantine: after",
     "staged/songs stage: after",
-    "ops/ingested_files settle: after",
+    "ops/ingested_files recover: after",
     "kpis/top_songs publish: after",
     "ops/progress progress: after",
     "export HourlyKPIs part-00000: after",
