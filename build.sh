@@ -69,9 +69,9 @@ cmd_test() {
     fi
     set_up delta s3
     cd "$ROOT"
-    local parallel=(-n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=html)
+    local parallel=(-n 2 --dist loadfile --no-loadscope-reorder)
     if (($# == 0)); then
-        set -- "${parallel[@]}" -m "not long and not image"
+        set -- "${parallel[@]}" --cov --cov-report=term --cov-report=html -m "not long and not image"
     elif [[ $1 == --all ]]; then
         shift
         "$PYTHON" -m tests.local.class_archive delta

@@ -14,7 +14,7 @@ from spark_app.input_files import InputFile
 from spark_app.inspection import Inspection
 from spark_app.ledger import FileVersion
 from spark_app.log import warn
-from spark_app.profile import FileProfile
+from spark_app.profile import FileProfile, References
 from spark_app.records import SourceFile
 from spark_app.result import FileOutcome
 from spark_app.validation import Checked
@@ -49,7 +49,7 @@ class Candidate:
 class Group:
     """Candidates of one dataset and form, and their rows as checked; Spark holds these in `cached`.
 
-    `by_lines`: they were read by physical lines (`records.line_records`).
+    `by_lines`: they were read by physical lines (`records.line_records`). `references`: what they were held against.
     """
 
     dataset: Dataset
@@ -57,6 +57,7 @@ class Group:
     checked: Checked
     cached: DataFrame
     by_lines: bool
+    references: References
 
 
 def reject(candidate: Candidate, reason: str, message: str) -> None:

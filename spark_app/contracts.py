@@ -20,6 +20,11 @@ class Dataset(StrEnum):
     USERS = "users"
 
 
+MOST_COLUMNS = 24  # of a contract: each is a bit of one bigint, beside those of the checks
+MOST_CHECKS = 35
+CHECKED_TYPES = ("bigint", "timestamp")  # any text is a string, or names
+
+
 class Severity(StrEnum):
     """What a rule does to what breaks it."""
 
@@ -77,6 +82,22 @@ class Contract(_Strict):
     def names(self) -> tuple[str, ...]:
         """Names of all columns of the contract."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def checks(self) -> int:
+        """How many ways there are for a row to break it (see `validation.check`): its structure, columns and rules."""
+        of_columns = sum(column.required + (column.type in CHECKED_TYPES) for column in self.columns)
+        return 2 + of_columns + len(self.rules)
+
+    @model_validator(mode="after")
+    def _is_not_too_long(self) -> Contract:
+        if len(self.columns) > MOST_COLUMNS:
+            raise ValueError(f"{len(self.columns)} columns; at most {MOST_COLUMNS} can be checked: leave some out")
+        if self.checks > MOST_CHECKS:
+            raise ValueError(
+                f"columns and rules make {self.checks} checks of a row; at most {MOST_CHECKS} are possible"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rules_name_columns(self) -> Contract:

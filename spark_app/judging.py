@@ -9,16 +9,18 @@ from dataclasses import dataclass, replace
 from functools import reduce
 
 from pyspark import StorageLevel
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from spark_app.candidates import Candidate, Group, accepted_rows, of_files, reject
 from spark_app.context import Context
 from spark_app.contracts import Contract, Dataset, load_contract
 from spark_app.errors import AuditError, NothingUsableError
+from spark_app.hashed_keys import MANY_ROWS, MOST_KEYS, hashes_differ
 from spark_app.ledger import Ledger, Status
+from spark_app.listen_rows import narrow, widened, with_track_ids
 from spark_app.profile import FileProfile, References, dataset_quality, profile_files, quality, verdict
-from spark_app.records import line_records, quoted_records, split_fields
+from spark_app.records import line_records, quoted_records, split_fields, without_carriage_returns
 from spark_app.validation import Checked, check
 
 _SAMPLES = 5
@@ -33,7 +35,7 @@ def judge(context: Context, candidates: list[Candidate], ledger: Ledger) -> list
         groups = [group for of_dataset in judged for group in of_dataset]
     _require_references(candidates, ledger)
     if any(c.file.dataset is Dataset.STREAMS and c.accepted for c in candidates):
-        references = _references(context, groups)
+        references = _references(context, candidates, groups, ledger)
         streams = _judge_dataset(context, Dataset.STREAMS, candidates, references)
         _refuse_reused_names(context, streams, ledger)
         groups += streams
@@ -54,7 +56,7 @@ def _judge_dataset(
             candidate.profile = profiles.get(candidate.pending.file_id, FileProfile())
             _judge_file(context, candidate, checked)
         _add_samples(checked, [candidate for candidate in members if not candidate.accepted])
-        groups.append(Group(dataset, tuple(members), checked, cached, form.by_lines))
+        groups.append(Group(dataset, tuple(members), checked, cached, form.by_lines, references))
     if readable:
         context.result.quality[str(dataset)] = dataset_quality([c.profile for c in readable], contract)
     return groups
@@ -88,43 +90,15 @@ def _checked(
     """
     sources = [candidate.source for candidate in members]
     if form.by_lines:
-        records = line_records(context.spark, sources).withColumn("raw", F.expr(r"trim(TRAILING '\r' FROM raw)"))
+        records = line_records(context.spark, sources).withColumn("raw", without_carriage_returns(F.col("raw")))
     else:
         records = quoted_records(context.spark, sources)
     checked = check(split_fields(records, contract, form.header, quotes=form.quotes), contract, context.settings)
     if contract.dataset is not Dataset.STREAMS:
         kept = references.look_up(checked.frame).persist()
         return replace(checked, frame=kept), kept
-    rows = references.look_up(checked.frame).select(
-        *("file_id", "block", "row", *contract.names),
-        _packed().alias("marks"),
-        F.when(checked.quarantined, F.col("raw")).alias("raw"),
-    )
-    kept = rows.persist(StorageLevel.DISK_ONLY)
-    return replace(checked, frame=kept.select("*", *_unpacked()).drop("marks")), kept
-
-
-# What is known of a row of a streams file, in the bits of one bigint, as each column costs something to keep: name,
-# type, first bit, bits. (`lines` is 0 or 1, `nulls` has a bit for each column, `broken_rules` for each rule.)
-_MARKS = (
-    ("lines", "int", 0, 1),
-    ("is_header", "boolean", 1, 1),
-    ("known_track", "boolean", 2, 1),
-    ("known_user", "boolean", 3, 1),
-    ("nulls", "bigint", 4, 24),
-    ("broken_rules", "bigint", 28, 35),
-)
-
-
-def _packed() -> Column:
-    return reduce(Column.bitwiseOR, [F.shiftleft(F.col(name).cast("bigint"), bit) for name, _, bit, _ in _MARKS])
-
-
-def _unpacked() -> list[Column]:
-    return [
-        F.shiftright("marks", bit).bitwiseAND(F.lit((1 << bits) - 1)).cast(kind).alias(name)
-        for name, kind, bit, bits in _MARKS
-    ]
+    kept = narrow(references.look_up(checked.frame), checked).persist(StorageLevel.DISK_ONLY)
+    return replace(checked, frame=widened(kept)), kept
 
 
 def _judge_file(context: Context, candidate: Candidate, checked: Checked) -> None:
@@ -172,21 +146,35 @@ def _require_references(candidates: list[Candidate], ledger: Ledger) -> None:
             )
 
 
-def _references(context: Context, groups: list[Group]) -> References:
+def _references(context: Context, candidates: list[Candidate], groups: list[Group], ledger: Ledger) -> References:
     """Keys of the tracks and users known once this run's files are staged."""
-    frames = {}
-    for dataset, column in ((Dataset.SONGS, "track_id"), (Dataset.USERS, "user_id")):
-        table = context.lake.staged(dataset)
-        replaced = [c.pending.file_id for g in groups if g.dataset is dataset for c in g.candidates if c.accepted]
-        parts = []
-        if table.version() >= 0:
-            parts.append(table.read(context.spark).where(~F.col("file_id").isin(replaced)).select(column))
-        new = accepted_rows(groups, dataset)
-        if new is not None:
-            parts.append(new.select(column))
-        keys = parts[0] if len(parts) == 1 else parts[0].unionAll(parts[1])
-        frames[column] = keys.distinct().persist()
-    return References(frames["track_id"], frames["user_id"])
+    tracks = _keys(context, Dataset.SONGS, "track_id", groups)
+    users = _keys(context, Dataset.USERS, "user_id", groups).persist()
+    if not _numbers_pay(candidates, ledger):
+        return References(tracks.persist(), users)
+    numbered = tracks.select("track_id", F.row_number().over(Window.orderBy("track_id")).alias("track_no")).persist()
+    return References(numbered, users, numbers=hashes_differ(numbered, "track_id"))
+
+
+def _keys(context: Context, dataset: Dataset, column: str, groups: list[Group]) -> DataFrame:
+    table = context.lake.staged(dataset)
+    replaced = [c.pending.file_id for g in groups if g.dataset is dataset for c in g.candidates if c.accepted]
+    parts = []
+    if table.version() >= 0:
+        parts.append(table.read(context.spark).where(~F.col("file_id").isin(replaced)).select(column))
+    new = accepted_rows(groups, dataset)
+    if new is not None:
+        parts.append(new.select(column))
+    return reduce(DataFrame.unionAll, parts).distinct()
+
+
+def _numbers_pay(candidates: list[Candidate], ledger: Ledger) -> bool:
+    """Whether listens are so many that to number the tracks pays, and tracks not too many to be at hand everywhere."""
+    readable = [c for c in candidates if c.accepted]
+    listens = sum(c.inspection.lines for c in readable if c.file.dataset is Dataset.STREAMS)
+    songs = sum(c.inspection.lines for c in readable if c.file.dataset is Dataset.SONGS)
+    songs += sum(v.valid for v in ledger.with_status(Status.ACCEPTED) if v.dataset is Dataset.SONGS)
+    return listens >= MANY_ROWS and songs <= MOST_KEYS
 
 
 def _refuse_reused_names(context: Context, groups: list[Group], ledger: Ledger) -> None:
@@ -204,7 +192,8 @@ def _refuse_reused_names(context: Context, groups: list[Group], ledger: Ledger) 
         return
     keys = ["file_id", "user_id", "track_id", "listen_time"]
     staged = context.lake.staged(Dataset.STREAMS).read(context.spark).where(F.col("file_id").isin(list(corrected)))
-    shared = new.select(*keys).join(staged.select(*keys), on=keys, how="inner").select("file_id").distinct().collect()
+    listens = with_track_ids(new, groups[0].references).select(*keys)
+    shared = listens.join(staged.select(*keys), on=keys, how="inner").select("file_id").distinct().collect()
     for file_id in set(corrected) - {row["file_id"] for row in shared}:
         before = ledger.accepted(corrected[file_id].file.name)
         reject(

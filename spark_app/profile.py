@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_app.contracts import Contract, Severity
+from spark_app.hashed_keys import join_by_hash
 from spark_app.records import Block
 from spark_app.settings import Settings
 from spark_app.validation import Checked
@@ -88,20 +89,32 @@ def _add(profile: FileProfile, row: Any, rows: int, lines: int, checked: Checked
 
 @dataclass(frozen=True)
 class References:
-    """Keys that rows are looked up in: (track_id) and (user_id), each unique; None where they don't matter."""
+    """Keys that rows are looked up in: (track_id) and (user_id), each unique; None where they don't matter.
+
+    With `numbers`, tracks have a `track_no` too, which stands for the id within this run, and `hashes_differ`.
+    """
 
     tracks: DataFrame | None = None
     users: DataFrame | None = None
+    numbers: bool = False
 
     def look_up(self, frame: DataFrame) -> DataFrame:
-        """Add `known_track` and `known_user` (one row in, one row out)."""
-        for keys, column, flag in ((self.tracks, "track_id", "known_track"), (self.users, "user_id", "known_user")):
-            if keys is None:
-                frame = frame.withColumn(flag, F.lit(True))
-            else:
-                marked = keys.select(column, F.lit(True).alias(flag))
-                frame = frame.join(marked, on=column, how="left").withColumn(flag, F.coalesce(flag, F.lit(False)))
-        return frame
+        """Add `known_track`, `track_no` (or NULL) and `known_user` (one row in, one row out)."""
+        if self.numbers and self.tracks is not None:
+            numbered = join_by_hash(frame, self.tracks, "track_id", "track_no")
+            frame = numbered.withColumn("known_track", F.col("track_no").isNotNull())
+        else:
+            frame = _marked(frame, self.tracks, "track_id", "known_track").withColumn(
+                "track_no", F.lit(None).cast("int")
+            )
+        return _marked(frame, self.users, "user_id", "known_user")
+
+
+def _marked(frame: DataFrame, keys: DataFrame | None, column: str, flag: str) -> DataFrame:
+    if keys is None:
+        return frame.withColumn(flag, F.lit(True))
+    marked = keys.select(column, F.lit(True).alias(flag))
+    return frame.join(marked, on=column, how="left").withColumn(flag, F.coalesce(flag, F.lit(False)))
 
 
 def verdict(profile: FileProfile, checked: Checked, settings: Settings) -> tuple[str, str] | None:

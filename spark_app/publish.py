@@ -15,6 +15,7 @@ from spark_app.catalogue import current_songs
 from spark_app.context import Context
 from spark_app.contracts import Dataset
 from spark_app.errors import AuditError
+from spark_app.hashed_keys import MANY_ROWS, hashes_differ
 from spark_app.kpis import all_kpis
 from spark_app.kpis.inputs import (
     count_plays,
@@ -90,9 +91,11 @@ def _compute(
     zone = context.settings.kpi_time_zone
     # Each of these has stretches that keep one core busy or none, so they run side by side.
     with ThreadPoolExecutor() as pool:
-        several_files = pool.submit(_prepare_for, context, staged)
+        prepared = pool.submit(_prepare_for, context, staged)
         catalogue = number_catalogue(songs, small)
-        known = known_listens(unique_listens(staged, several_files.result()), catalogue, zone)
+        rows, of_several_files = prepared.result()
+        by_hash = rows >= MANY_ROWS and catalogue.at_hand and hashes_differ(catalogue.genre_masks, "track_id")
+        known = known_listens(unique_listens(staged, of_several_files), catalogue, zone, by_hash=by_hash)
         plays = keep(count_plays(known, zone))
         counting = pool.submit(plays.count)
         day = small(day_listeners(known, catalogue.genres))
@@ -103,12 +106,13 @@ def _compute(
         return dict(computed), day_totals(day)
 
 
-def _prepare_for(context: Context, staged: DataFrame) -> list[str]:
-    """Make shuffles as wide as these rows need; return the dates that have listens of several files."""
+def _prepare_for(context: Context, staged: DataFrame) -> tuple[int, list[str]]:
+    """Make shuffles as wide as these rows need; return how many they are, and the dates with some of several files."""
     several = F.min("file_id") != F.max("file_id")
     dates = staged.groupBy("listen_date").agg(several.alias("several"), F.count(F.lit(1)).alias("rows")).collect()
-    widen_shuffles(context.spark, sum(row["rows"] for row in dates))
-    return [str(row["listen_date"]) for row in dates if row["several"]]
+    rows = sum(row["rows"] for row in dates)
+    widen_shuffles(context.spark, rows)
+    return rows, [str(row["listen_date"]) for row in dates if row["several"]]
 
 
 def _audit(context: Context, frames: dict[str, DataFrame], staged_counts: DataFrame, dirty: DirtyDates) -> None:

@@ -16,6 +16,7 @@ from spark_app.context import Context
 from spark_app.contracts import Dataset
 from spark_app.errors import AuditError
 from spark_app.ledger import Ledger, Status, save_ledger
+from spark_app.listen_rows import LISTEN
 from spark_app.local_frames import local_frame
 from spark_app.profile import quarantine_reasons
 from spark_app.records import number_lines
@@ -154,7 +155,8 @@ def _write_staged(context: Context, dataset: Dataset, groups: list[Group]) -> in
         rows = sum(c.profile.kept for c in members)
         buckets = 1 + rows // context.settings.rows_per_data_file
         partitions = max(context.spark.sparkContext.defaultParallelism, 1 + rows // _ROWS_PER_TASK)
-        frame = staged_streams(kept, context.settings.kpi_time_zone, buckets, partitions)
+        references = next(group.references for group in groups if group.dataset is dataset)
+        frame = staged_streams(kept, references, context.settings.kpi_time_zone, buckets, partitions)
     elif dataset is Dataset.SONGS:
         frame = staged_songs(kept, _file_names(context, members)).coalesce(1)
     else:
@@ -189,7 +191,7 @@ def _count_unmatched(groups: list[Group]) -> dict[int, dict[str, Any]]:
     if rows is None or not found:
         return {}
     unmatched = rows.where(~F.col("known_track") | ~F.col("known_user"))
-    listens = unmatched.select("file_id", "user_id", "track_id", "listen_time", "known_track", "known_user").distinct()
+    listens = unmatched.select(*LISTEN, "known_track", "known_user").distinct()
     counted = listens.groupBy("file_id").agg(
         F.count_if(~F.col("known_track")).alias("waiting"), F.count_if(~F.col("known_user")).alias("unknown_users")
     )

@@ -10,6 +10,8 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from spark_app.contracts import Dataset
+from spark_app.listen_rows import LISTEN, with_track_ids
+from spark_app.profile import References
 from spark_app.validation import Checked, instant_to_local
 
 STREAM_PARTITIONS = ("listen_date",)
@@ -19,21 +21,22 @@ QUARANTINE_SCHEMA = (
 )
 
 
-def staged_streams(kept: DataFrame, kpi_time_zone: str, buckets: int, partitions: int) -> DataFrame:
+def staged_streams(
+    kept: DataFrame, references: References, kpi_time_zone: str, buckets: int, partitions: int
+) -> DataFrame:
     """Grain: (file_id, user_id, track_id, listen_time), with `copies`, the rows of the file that say the same.
 
-    One shuffle brings the rows of a date together (in `buckets` parts), so that duplicates are found and each
-    date is written as few files.
+    `kept` are rows of `listen_rows`, `references` what they were looked up in. One shuffle brings the rows of a date
+    together (in `buckets` parts), so that duplicates are found and each date is written as few files.
     """
     day = F.to_date(instant_to_local(F.col("listen_time"), kpi_time_zone))
     bucket = F.pmod(F.hash("user_id"), F.lit(buckets)) if buckets > 1 else F.lit(0)
-    rows = kept.select(
-        "file_id", "user_id", "track_id", "listen_time", day.alias("listen_date"), bucket.alias("bucket")
-    )
-    keys = ["listen_date", "bucket", "file_id", "user_id", "track_id", "listen_time"]
+    rows = kept.select(*LISTEN, day.alias("listen_date"), bucket.alias("bucket"))
     placed = rows.repartition(partitions, "listen_date", "bucket")
-    unique = placed.groupBy(*keys).agg(F.count(F.lit(1)).cast("int").alias("copies"))
-    return unique.select("file_id", "user_id", "track_id", "listen_time", "copies", "listen_date")
+    unique = placed.groupBy("listen_date", "bucket", *LISTEN).agg(F.count(F.lit(1)).cast("int").alias("copies"))
+    return with_track_ids(unique, references).select(
+        "file_id", "user_id", "track_id", "listen_time", "copies", "listen_date"
+    )
 
 
 def staged_songs(kept: DataFrame, names: DataFrame) -> DataFrame:

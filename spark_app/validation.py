@@ -13,8 +13,8 @@ from operator import add, and_, or_
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from spark_app.contracts import CHECKED_TYPES, Contract, Rule, Severity
 from spark_app.contracts import Column as ContractColumn
-from spark_app.contracts import Contract, Rule, Severity
 from spark_app.records import UNCLOSED_QUOTE, WHITE_SPACE, WRONG_COLUMN_COUNT
 from spark_app.settings import Settings
 
@@ -160,7 +160,7 @@ def _column_checks(column: ContractColumn) -> list[Check]:
     checks = []
     if column.required:
         checks.append(Check(f"missing_{column.name}", column.name, Severity.QUARANTINE, _holds(_whole() & absent)))
-    if column.type in {"bigint", "timestamp"}:
+    if column.type in CHECKED_TYPES:
         invalid = _whole() & text.isNotNull() & typed.isNull()
         checks.append(Check(f"invalid_{column.name}", column.name, column.invalid, _holds(invalid)))
     return checks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -20,7 +20,7 @@ class KpiInputs:
     Hours of a day have numbers too, from 0: `slot` (see `zones.slots_of_a_day`).
 
     - `listens`: a listen each, once over all files: listen_date, slot, user_id, track_no; known tracks only
-    - `plays`: (listen_date, track_no) with play_count, and slot_plays, the plays in each slot as an array
+    - `plays`: (listen_date, track_no) with play_count, and slot_pairs, the plays in each slot (see `each_slot`)
     - `genre_plays`: (listen_date, track_genre, song_no) with track_no, play_count, popularity, duration_ms
     - `genre_days`: (listen_date, track_genre) with unique_listeners and what `genre_plays` sum up to
       (see `inputs.sum_up_genres`)
@@ -62,12 +62,41 @@ class Kpi:
         return tuple(column for column in self.key if column != self.rank)
 
 
-def in_each_slot(aggregate: str, slots: int) -> Column:
-    """Aggregate slot by slot, to an array; `aggregate` is SQL in which `{slot}` stands for a slot's number.
+def pairs_of(slots: int) -> int:
+    """How many numbers hold the plays of so many slots."""
+    return -(-slots // 2)
 
-    (As text, as each operation on a Column is a call into Java, and here there would be hundreds.)
+
+def sum_of_pairs(pairs: str, slots: int) -> Column:
+    """Aggregate: the sum of arrays of pairs. Two slots are added up as one bigint, which halves the work.
+
+    A slot has 32 bits: an hour of up to 4 billion listens.
     """
-    return F.expr(f"array({', '.join(aggregate.format(slot=slot) for slot in range(slots))})")
+    return _array(f"sum({pairs}[{pair}])" for pair in range(pairs_of(slots)))
+
+
+def each_slot(pairs: str, slots: int) -> Column:
+    """The plays in each slot, of an array of pairs: in its element n, slot 2n has the lower half, 2n + 1 the upper."""
+    return _array(_of_slot(pairs, slot) for slot in range(slots))
+
+
+def tracks_in_each_slot(pairs: str, slots: int) -> Column:
+    """Aggregate: in how many of the rows each slot has plays."""
+    return _array(f"count_if({_of_slot(pairs, slot)} > 0)" for slot in range(slots))
+
+
+def most_in_each_slot(pairs: str, slots: int) -> Column:
+    """Aggregate: the most plays that a row has in each slot."""
+    return _array(f"max({_of_slot(pairs, slot)})" for slot in range(slots))
+
+
+def _of_slot(pairs: str, slot: int) -> str:
+    return f"(shiftrightunsigned({pairs}[{slot // 2}], {slot % 2 * 32}) & 4294967295L)"
+
+
+def _array(elements: Iterable[str]) -> Column:
+    """An array of SQL texts: each operation on a Column is a call into Java, and here there would be hundreds."""
+    return F.expr(f"array({', '.join(elements)})")
 
 
 _NUMBER_BITS = 32

@@ -5,15 +5,16 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_app.kpis.definition import Kpi, KpiInputs, exact_ratio, in_each_slot
+from spark_app.kpis.definition import Kpi, KpiInputs, each_slot, exact_ratio, sum_of_pairs, tracks_in_each_slot
 
 
 def hourly(inputs: KpiInputs) -> DataFrame:
     """Grain: listen_hour (an instant). track_diversity_index = unique tracks / listens, rounded half up."""
     days = inputs.plays.groupBy("listen_date").agg(
-        in_each_slot("sum(slot_plays[{slot}])", inputs.slots).alias("listens"),
-        in_each_slot("count_if(slot_plays[{slot}] > 0)", inputs.slots).alias("tracks"),
+        sum_of_pairs("slot_pairs", inputs.slots).alias("slot_pairs"),
+        tracks_in_each_slot("slot_pairs", inputs.slots).alias("tracks"),
     )
+    days = days.select("listen_date", each_slot("slot_pairs", inputs.slots).alias("listens"), "tracks")
     hours = days.select("listen_date", F.posexplode(F.arrays_zip("listens", "tracks")).alias("slot", "of_slot"))
     plays = hours.select(
         "listen_date",

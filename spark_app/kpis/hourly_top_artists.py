@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_app.kpis.definition import Kpi, KpiInputs, in_each_slot, ranked_first, ranks
+from spark_app.kpis.definition import Kpi, KpiInputs, each_slot, most_in_each_slot, ranked_first, ranks, sum_of_pairs
 
 ARTISTS_PER_HOUR = 5
 _PARTS = 16
@@ -17,10 +17,12 @@ def hourly_top_artists(inputs: KpiInputs) -> DataFrame:
     artists = (
         inputs.plays.join(inputs.track_artists, on="track_no", how="inner")
         .groupBy("listen_date", "artist_no")
-        .agg(in_each_slot("sum(slot_plays[{slot}])", inputs.slots).alias("slot_plays"))
+        .agg(sum_of_pairs("slot_pairs", inputs.slots).alias("slot_pairs"))
+        .where(F.col("listen_date").isNotNull())  # as both uses say, or Spark would not see that they are the same
     )
     enough = _enough_plays(artists, inputs.slots)
-    counts = artists.select("listen_date", "artist_no", F.posexplode("slot_plays").alias("slot", "play_count"))
+    slot_plays = F.posexplode(each_slot("slot_pairs", inputs.slots)).alias("slot", "play_count")
+    counts = artists.select("listen_date", "artist_no", slot_plays)
     candidates = counts.join(F.broadcast(enough), on=keys, how="inner").where(F.col("play_count") >= F.col("enough"))
     best = ranked_first(F.col("play_count"), F.col("artist_no"), ARTISTS_PER_HOUR)
     ranked = ranks(candidates.groupBy(*keys).agg(best.alias("best")), "best", "artist_no")
@@ -36,7 +38,7 @@ def _enough_plays(artists: DataFrame, slots: int) -> DataFrame:
     The artists are cut into parts. The best of five parts have at least so many plays as the fifth best of these best.
     """
     parts = artists.groupBy("listen_date", F.pmod("artist_no", F.lit(_PARTS))).agg(
-        in_each_slot("max(slot_plays[{slot}])", slots).alias("most")
+        most_in_each_slot("slot_pairs", slots).alias("most")
     )
     most = parts.select("listen_date", F.posexplode("most").alias("slot", "most"))
     highest_first = F.sort_array(F.collect_list("most"), asc=False)

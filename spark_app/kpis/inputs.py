@@ -16,7 +16,8 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from spark_app.catalogue import current_tracks
-from spark_app.kpis.definition import KpiInputs, ranked_first
+from spark_app.hashed_keys import MOST_KEYS, join_by_hash
+from spark_app.kpis.definition import KpiInputs, pairs_of, ranked_first
 from spark_app.validation import instant_to_local, local_to_instant, names_list
 from spark_app.zones import changes_within_an_hour, slots_of_a_day
 
@@ -24,7 +25,6 @@ SECONDS_PER_HOUR = 3600
 _MICROS = 1_000_000
 SONGS_PER_GENRE = 3
 _BITS = 64  # of a bigint
-_MOST_SONGS_TO_BROADCAST = 2_000_000  # some 40 bytes each, in every executor
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Catalogue:
     """The current songs, with the numbers that KPIs go by (see `KpiInputs`), and all genres in order.
 
     `genre_masks`: track_id, with track_no, and genres_0, genres_1 …, which hold a bit for each genre of the track.
+    `at_hand`: they are few enough to be in every executor.
     """
 
     songs: DataFrame
@@ -40,6 +41,7 @@ class Catalogue:
     artists: DataFrame
     track_artists: DataFrame
     genres: tuple[str, ...]
+    at_hand: bool
 
 
 def unique_listens(staged: DataFrame, dates_of_several_files: Sequence[str] | None = None) -> DataFrame:
@@ -74,7 +76,7 @@ def number_catalogue(songs: DataFrame, keep: Callable[[DataFrame], DataFrame]) -
 
     def at_hand(frame: DataFrame) -> DataFrame:
         kept = keep(frame)
-        return F.broadcast(kept) if rows <= _MOST_SONGS_TO_BROADCAST else kept
+        return F.broadcast(kept) if rows <= MOST_KEYS else kept
 
     tracks = at_hand(
         current_tracks(songs).select(F.row_number().over(Window.orderBy("track_id")).alias("track_no"), "*")
@@ -99,12 +101,22 @@ def number_catalogue(songs: DataFrame, keep: Callable[[DataFrame], DataFrame]) -
         artists=artists.select("artist_no", "artist").distinct(),
         track_artists=artists.select("track_no", "artist_no"),
         genres=genres,
+        at_hand=rows <= MOST_KEYS,
     )
 
 
-def known_listens(listens: DataFrame, catalogue: Catalogue, zone: str) -> DataFrame:
-    """Unique listens of known tracks (waiting ones drop out here): numbers instead of names, and the genres' bits."""
-    return listens.join(catalogue.genre_masks, on="track_id", how="inner").select(
+def known_listens(listens: DataFrame, catalogue: Catalogue, zone: str, *, by_hash: bool = False) -> DataFrame:
+    """Unique listens of known tracks (waiting ones drop out here): numbers instead of names, and the genres' bits.
+
+    `by_hash` is how tracks are looked up; see `hashed_keys`.
+    """
+    if by_hash:
+        known = join_by_hash(listens, catalogue.genre_masks, "track_id", "track_no").where(
+            F.col("track_no").isNotNull()
+        )
+    else:
+        known = listens.join(catalogue.genre_masks, on="track_id", how="inner")
+    return known.select(
         "listen_date",
         _slot(zone).alias("slot"),
         "user_id",
@@ -160,23 +172,20 @@ def hour_listeners(day: DataFrame, genres: Sequence[str], zone: str) -> DataFram
 
 
 def count_plays(known: DataFrame, zone: str) -> DataFrame:
-    """Grain: (listen_date, track_no), with play_count, and slot_plays, an array of the plays in each slot.
-
-    Two slots are counted in one bigint, as each aggregate costs something for each listen.
-    """
-    slots = slots_of_a_day(zone).count
+    """Grain: (listen_date, track_no), with play_count, and slot_pairs, the plays in each slot (see `each_slot`)."""
     in_pairs = known.select(
         "listen_date",
         "track_no",
         F.expr("cast(slot div 2 AS int)").alias("pair"),
         F.expr("if(slot % 2 = 0, 1L, shiftleft(1L, 32))").alias("one"),
     )
-    pairs = [F.expr(f"sum(if(pair = {n}, one, 0L))").alias(f"pair_{n}") for n in range(-(-slots // 2))]
-    counted = in_pairs.groupBy("listen_date", "track_no").agg(*pairs)
-    plays = [f"cast(shiftrightunsigned(pair_{n // 2}, {n % 2 * 32}) & 4294967295L AS int)" for n in range(slots)]
-    slot_plays = counted.select("listen_date", "track_no", F.expr(f"array({', '.join(plays)})").alias("slot_plays"))
-    play_count = F.expr("aggregate(slot_plays, 0L, (total, plays) -> total + plays)").alias("play_count")
-    return slot_plays.select("listen_date", "track_no", play_count, "slot_plays")
+    names = [f"pair_{pair}" for pair in range(pairs_of(slots_of_a_day(zone).count))]
+    sums = [F.expr(f"sum(if(pair = {pair}, one, 0L))").alias(name) for pair, name in enumerate(names)]
+    counted = in_pairs.groupBy("listen_date", "track_no").agg(*sums)
+    both = F.expr(" + ".join(names)).alias("both")
+    summed = counted.select("listen_date", "track_no", both, F.array(*names).alias("slot_pairs"))
+    play_count = F.expr("(both & 4294967295L) + shiftrightunsigned(both, 32)").alias("play_count")
+    return summed.select("listen_date", "track_no", play_count, "slot_pairs")
 
 
 def count_genre_plays(plays: DataFrame, songs: DataFrame) -> DataFrame:

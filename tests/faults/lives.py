@@ -27,14 +27,7 @@ TAKING_IN = [
     "quarantine/records quarantine: after",
 ]
 COPYING = around("ingested_files_copy.json.gz")
-STAGING = [
-    "staged/streams stage: before",
-    "staged/streams stage: inside",
-    "staged/songs stage: before",
-    "staged/songs stage: inside",
-]
 PUBLISHING = [
-    "kpis/daily_genre publish: inside",
     *(f"kpis/{name} publish: {when}" for name in KPIS for when in (BEFORE, AFTER)),
     "kpis/hourly_top_artists publish: inside",
     *around("ops/progress progress"),
@@ -73,10 +66,15 @@ FIRST_DAY = [
     "kpis/hourly first write begun: after",
     "kpis/hourly publish: inside",
 ]
-# Of a lake with data: a corrected file, a late one, new ones, a song that changes.
+# Of a lake with data: a corrected file, a late one, new ones, a song that changes. (In the midst of the quarantine's
+# and the listens' commits is on the first day's list.)
 SECOND_DAY = [
-    *TAKING_IN[2:],
-    *STAGING,
+    *TAKING_IN[2:6],
+    "quarantine/records quarantine: before",
+    "quarantine/records quarantine: after",
+    "staged/streams stage: before",
+    "staged/songs stage: before",
+    "staged/songs stage: inside",
     "staged/songs stage: after",
     "staged/streams stage: after",
     *PUBLISHING,

@@ -15,7 +15,7 @@ from tests.faults.points import AFTER, BEFORE
 pytestmark = pytest.mark.integration
 NewRun = Callable[[], RunOfDag]
 
-# Each is killed before and after; with a number, at that one of several requests of the kind.
+# In the order of a run. Each is killed before and after; with a number, at that one of several requests of the kind.
 WRITES = [
     ("claim_files: CreateTable", 1),
     ("claim_files: PutItem songs/songs.csv processing", 1),
@@ -44,15 +44,10 @@ WRITES = [
     ("archive_files: DeleteObject raw bad.csv", 1),
     ("clean_up: DeleteObjects", 1),
 ]
-QUICK = {("write_to_dynamodb 1: BatchWriteItem", 2, AFTER), ("archive_files: DeleteObject raw a.csv", 1, BEFORE)}
-POINTS = [(name, nth, when) for name, nth in WRITES for when in (BEFORE, AFTER)]
+QUICK = [("write_to_dynamodb 1: BatchWriteItem", 2, AFTER), ("archive_files: DeleteObject raw a.csv", 1, BEFORE)]
 
 
-@pytest.mark.parametrize(
-    "point",
-    [pytest.param(point, marks=[] if point in QUICK else [pytest.mark.long], id=", ".join(map(str, point)))
-     for point in POINTS],
-)  # fmt: skip
+@pytest.mark.parametrize("point", [pytest.param(point, id=", ".join(map(str, point))) for point in QUICK])
 def test_killed_task_is_begun_anew(
     new_run: NewRun, undisturbed_tasks: dict[str, Any], point: tuple[str, int, str], tell: Tell
 ) -> None:
@@ -62,4 +57,23 @@ def test_killed_task_is_begun_anew(
     run.end_well()
     end = run.end()
     tell(f"{name}: {when}", f"number {nth}" if nth > 1 else "", equal=end == undisturbed_tasks)
+    assert end == undisturbed_tasks
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_killed_at_one_point_after_another(new_run: NewRun, undisturbed_tasks: dict[str, Any], tell: Tell) -> None:
+    """One run of the DAG, from death to death; a batch that was written is not again, so the next one is the first."""
+    run = new_run()
+    points = [
+        (name, 1 if when == AFTER and name.endswith("BatchWriteItem") else nth, when)
+        for name, nth in WRITES
+        for when in (BEFORE, AFTER)
+    ]
+    for name, nth, when in points:
+        run.die(Plan(f"{name}: {when}", nth=nth))
+    run.end_well()
+    end = run.end()
+    for name, nth, when in points:
+        tell(f"{name}: {when}", f"number {nth}" if nth > 1 else "", equal=end == undisturbed_tasks)
     assert end == undisturbed_tasks

@@ -2,10 +2,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyspark.sql import SparkSession
 
 from spark_app.conf_files import CONF_DIR_VARIABLE
 from spark_app.contracts import Dataset, Severity, load_contract
 from spark_app.errors import UsageError
+from tests.unit.spark_app.builders import checked
 
 
 @pytest.fixture
@@ -84,3 +86,25 @@ def test_a_contract_of_ones_own_is_taken(conf: Path) -> None:
     contract = load_contract(Dataset.USERS)
     assert contract.rules[0].severity is Severity.REJECT_FILE
     assert contract.required == ()
+
+
+MANY = "".join(f'[[columns]]\nname = "c{number}"\ntype = "string"\n' for number in range(24))
+RULE = '[[rules]]\nreason = "r"\ncolumn = "user_id"\ncheck = "range"\nmin = 0\nseverity = "warn"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEAD + COLUMN + MANY, "25 columns; at most 24"),
+        (HEAD + COLUMN + RULE * 33, "36 checks of a row; at most 35"),
+    ],
+)
+def test_a_contract_of_more_than_can_be_checked_is_refused(conf: Path, text: str, message: str) -> None:
+    (conf / "users.toml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        load_contract(Dataset.USERS)
+
+
+@pytest.mark.parametrize("dataset", Dataset)
+def test_a_contract_knows_how_many_checks_it_makes(spark: SparkSession, dataset: Dataset) -> None:
+    assert load_contract(dataset).checks == len(checked(spark, dataset, "").checks)

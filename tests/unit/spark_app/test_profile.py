@@ -28,6 +28,15 @@ def test_rows_are_counted_by_fate_before_duplicates_are_taken_out(spark: SparkSe
     assert +profile.nulls == Counter(user_id=1, track_id=1)
 
 
+def test_a_track_is_looked_up_with_its_number_where_tracks_have_some(spark: SparkSession) -> None:
+    tracks = spark.createDataFrame([("known", 3)], "track_id string, track_no int")
+    rows = checked(spark, Dataset.STREAMS, f"1,known,{TIME}", f"1,new,{TIME}").frame
+    found = References(tracks=tracks, numbers=True).look_up(rows).select("track_id", "known_track", "track_no")
+    assert sorted(map(tuple, found.collect())) == [("known", True, 3), ("new", False, None)]
+    without = References(tracks=tracks.select("track_id")).look_up(rows).select("track_id", "known_track", "track_no")
+    assert sorted(map(tuple, without.collect())) == [("known", True, None), ("new", False, None)]
+
+
 def test_only_the_files_own_header_is_no_row(spark: SparkSession) -> None:
     """A second line with the same text is a row like any other, and a bad one."""
     header = "user_id,track_id,listen_time"

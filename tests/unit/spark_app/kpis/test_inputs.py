@@ -3,6 +3,7 @@ from chispa import assert_column_equality
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from spark_app.kpis.definition import each_slot
 from spark_app.kpis.inputs import hour_start, unique_listens
 from tests.unit.spark_app.builders import instant
 from tests.unit.spark_app.kpis.inputs import inputs, song, staged
@@ -70,7 +71,7 @@ def test_plays_are_counted_by_hour_and_by_day_and_genre(spark: SparkSession) -> 
     found = inputs(spark, listens, [song("t1", "pop"), song("t1", "rock")])
     in_slots = {
         (str(row["listen_date"]), slot, plays, row["play_count"])
-        for row in found.plays.collect()
+        for row in found.plays.withColumn("slot_plays", each_slot("slot_pairs", found.slots)).collect()
         for slot, plays in enumerate(row["slot_plays"])
         if plays
     }
