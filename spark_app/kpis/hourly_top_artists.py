@@ -14,15 +14,13 @@ _PARTS = 16
 def hourly_top_artists(inputs: KpiInputs) -> DataFrame:
     """Grain: (listen_hour, rank 1–5). Each artist of a track gets the play; by plays, then name (UTF-8 bytes)."""
     keys = ["listen_date", "slot"]
-    artists = (
-        inputs.plays.join(inputs.track_artists, on="track_no", how="inner")
-        .groupBy("listen_date", "artist_no")
-        .agg(sum_of_pairs("slot_pairs", inputs.slots).alias("slot_pairs"))
-        .where(F.col("listen_date").isNotNull())  # as both uses say, or Spark would not see that they are the same
+    of_artists = inputs.plays.join(inputs.track_artists, on="track_no", how="inner")
+    artists = of_artists.groupBy("listen_date", "artist_no").agg(
+        sum_of_pairs("slot_pairs", inputs.slots).alias("slot_pairs")
     )
-    enough = _enough_plays(artists, inputs.slots)
     slot_plays = F.posexplode(each_slot("slot_pairs", inputs.slots)).alias("slot", "play_count")
-    counts = artists.select("listen_date", "artist_no", slot_plays)
+    counts = artists.select("listen_date", "artist_no", slot_plays).where(F.col("play_count") > 0)
+    enough = _enough_plays(of_artists, inputs.slots)
     candidates = counts.join(F.broadcast(enough), on=keys, how="inner").where(F.col("play_count") >= F.col("enough"))
     best = ranked_first(F.col("play_count"), F.col("artist_no"), ARTISTS_PER_HOUR)
     ranked = ranks(candidates.groupBy(*keys).agg(best.alias("best")), "best", "artist_no")
@@ -32,12 +30,13 @@ def hourly_top_artists(inputs: KpiInputs) -> DataFrame:
     )
 
 
-def _enough_plays(artists: DataFrame, slots: int) -> DataFrame:
+def _enough_plays(of_artists: DataFrame, slots: int) -> DataFrame:
     """Grain: (listen_date, slot), with `enough`: who has fewer plays than that is surely not among the first five.
 
-    The artists are cut into parts. The best of five parts have at least so many plays as the fifth best of these best.
+    The artists are cut into parts, and of each part the track is taken that has the most plays. The best five of these
+    are by five artists, who have at least so many plays as the fifth of them.
     """
-    parts = artists.groupBy("listen_date", F.pmod("artist_no", F.lit(_PARTS))).agg(
+    parts = of_artists.groupBy("listen_date", F.pmod("artist_no", F.lit(_PARTS))).agg(
         most_in_each_slot("slot_pairs", slots).alias("most")
     )
     most = parts.select("listen_date", F.posexplode("most").alias("slot", "most"))
