@@ -47,15 +47,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Group:
-    """Candidates of one dataset and form, and their rows as checked; Spark holds these in `cached`.
+    """Candidates of one dataset and form, and their rows as checked; Spark holds what they come from in `cached`.
 
-    `by_lines`: they were read by physical lines (`records.line_records`). `references`: what they were held against.
+    `apart` has at least those rows that break a rule of quarantine, or name an unknown track or user. `by_lines`: they
+    were read by physical lines (`records.line_records`). `references`: what they were held against.
     """
 
     dataset: Dataset
     candidates: tuple[Candidate, ...]
     checked: Checked
-    cached: DataFrame
+    apart: DataFrame
+    cached: tuple[DataFrame, ...]
     by_lines: bool
     references: References
 

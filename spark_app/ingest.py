@@ -9,25 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 
 from spark_app.candidates import Candidate, reject
 from spark_app.context import Context
 from spark_app.contracts import Dataset, load_contract
 from spark_app.input_files import InputFile, Listing
 from spark_app.inspection import Inspection, inspect_files
-from spark_app.judging import judge
+from spark_app.judging import judge_references, judge_streams
 from spark_app.ledger import Decision, Ledger
 from spark_app.log import log
 from spark_app.result import FileOutcome
-from spark_app.stage_files import save_settled, stage
+from spark_app.stage_files import stage
 
 
 def ingest(context: Context, listing: Listing, ledger: Ledger) -> Callable[[], None]:
     """Take in all new files of a listing; outcomes go into the result.
 
     Returns:
-        What is still to be done before anything is published: to save the ledger.
+        What is still to be done before anything is published; see `stage`.
 
     Raises:
         NothingUsableError: there are no songs or no users, neither new nor staged.
@@ -37,19 +36,27 @@ def ingest(context: Context, listing: Listing, ledger: Ledger) -> Callable[[], N
         chosen = _choose(context, listing, ledger)
     if not chosen:
         return _nothing
+    references = [file for file in chosen if file.dataset is not Dataset.STREAMS]
+    streams = [file for file in chosen if file.dataset is Dataset.STREAMS]
     # Spark starts while files are looked at; should there be nothing new in them, only that was for nothing.
-    with ThreadPoolExecutor(1) as starting:
-        started = starting.submit(context.start_spark)
+    # The streams, which are the most, are looked at while songs and users are judged.
+    with ThreadPoolExecutor(2) as beside:
+        started = beside.submit(context.start_spark)
+        seen = beside.submit(_look_at, context, streams)
         with context.steps.step("inspect files"):
-            candidates = _inspect(context, chosen, ledger)
+            candidates = _open(context, references, _look_at(context, references), ledger)
+            if not candidates:
+                seen.result()
         started.result()
+        with context.steps.step("validate"):
+            groups = judge_references(context, candidates)
+            songs_changed = any(c.file.dataset is Dataset.SONGS for c in candidates)
+            candidates += _open(context, streams, seen.result(), ledger, songs_changed=songs_changed)
+            groups += judge_streams(context, candidates, groups, ledger)
     if not candidates:
         return _nothing
-    with context.steps.step("validate"):
-        groups = judge(context, candidates, ledger)
     with context.steps.step("stage"):
-        stage(context, candidates, groups, ledger)
-    return partial(save_settled, context, candidates, ledger)
+        return stage(context, candidates, groups, ledger)
 
 
 def _nothing() -> None:
@@ -107,9 +114,19 @@ def _within_limits(context: Context, files: list[InputFile]) -> list[InputFile]:
     return taken
 
 
-def _inspect(context: Context, files: list[InputFile], ledger: Ledger) -> list[Candidate]:
-    inspections = inspect_files(files, lambda: context.spark, context.settings.inspect_on_driver_bytes)
-    songs_changed = any(i.file.dataset is Dataset.SONGS for i in inspections)
+def _look_at(context: Context, files: list[InputFile]) -> list[Inspection]:
+    return inspect_files(files, context.start_spark, context.settings.inspect_on_driver_bytes)
+
+
+def _open(
+    context: Context,
+    files: list[InputFile],
+    inspections: list[Inspection],
+    ledger: Ledger,
+    *,
+    songs_changed: bool = False,
+) -> list[Candidate]:
+    """Open a pending version of each file that is new, as its etag shows where that was not known before."""
     candidates = []
     for asked, inspection in zip(files, inspections, strict=True):
         file = inspection.file
@@ -123,7 +140,8 @@ def _inspect(context: Context, files: list[InputFile], ledger: Ledger) -> list[C
             reject(candidate, inspection.reason, inspection.message or "")
         candidates.append(candidate)
     context.result.files += [candidate.outcome for candidate in candidates]
-    log("files to take in", files=len(candidates), bytes=sum(c.file.size for c in candidates))
+    if candidates:
+        log("files to take in", files=len(candidates), bytes=sum(c.file.size for c in candidates))
     return candidates
 
 

@@ -19,7 +19,16 @@ from spark_app.errors import AuditError, NothingUsableError
 from spark_app.hashed_keys import MANY_ROWS, MOST_KEYS, hashes_differ
 from spark_app.ledger import Ledger, Status
 from spark_app.listen_rows import narrow, widened, with_track_ids
-from spark_app.profile import FileProfile, References, dataset_quality, profile_files, quality, verdict
+from spark_app.profile import (
+    MARKS,
+    FileProfile,
+    References,
+    count_alike,
+    dataset_quality,
+    profile_files,
+    quality,
+    verdict,
+)
 from spark_app.records import line_records, quoted_records, split_fields, without_carriage_returns
 from spark_app.validation import Checked, check
 
@@ -27,19 +36,31 @@ _SAMPLES = 5
 _SAMPLE_LENGTH = 500
 
 
-def judge(context: Context, candidates: list[Candidate], ledger: Ledger) -> list[Group]:
-    """Profile every readable file and decide; songs and users first, as streams are held against them."""
+def judge_references(context: Context, candidates: list[Candidate]) -> list[Group]:
+    """Profile every readable file of songs and users and decide; first of all, as streams are held against them."""
     with ThreadPoolExecutor() as pool:
-        references_first = (Dataset.SONGS, Dataset.USERS)
-        judged = pool.map(lambda dataset: _judge_dataset(context, dataset, candidates, References()), references_first)
-        groups = [group for of_dataset in judged for group in of_dataset]
-    _require_references(candidates, ledger)
-    if any(c.file.dataset is Dataset.STREAMS and c.accepted for c in candidates):
-        references = _references(context, candidates, groups, ledger)
-        streams = _judge_dataset(context, Dataset.STREAMS, candidates, references)
-        _refuse_reused_names(context, streams, ledger)
-        groups += streams
-    return groups
+        judged = pool.map(
+            lambda dataset: _judge_dataset(context, dataset, candidates, References()), (Dataset.SONGS, Dataset.USERS)
+        )
+        return [group for of_dataset in judged for group in of_dataset]
+
+
+def judge_streams(
+    context: Context, candidates: list[Candidate], references: list[Group], ledger: Ledger
+) -> list[Group]:
+    """Profile every readable streams file and decide; `candidates` are all files, of `references` the groups are known.
+
+    Raises:
+        NothingUsableError: there are no songs or no users, neither new nor staged.
+    """
+    if candidates:
+        _require_references(candidates, ledger)
+    if not any(c.file.dataset is Dataset.STREAMS and c.accepted for c in candidates):
+        return []
+    known = _references(context, candidates, references, ledger)
+    streams = _judge_dataset(context, Dataset.STREAMS, candidates, known)
+    _refuse_reused_names(context, streams, ledger)
+    return streams
 
 
 def _judge_dataset(
@@ -49,17 +70,34 @@ def _judge_dataset(
     groups = []
     contract = load_contract(dataset)
     for form, members in _by_form(readable, contract).items():
-        checked, cached = _checked(context, contract, members, form, references)
-        profiles = profile_files(checked, by_lines=form.by_lines)
-        checked = replace(checked, frame=checked.frame.where(F.col("lines") > 0))
+        checked, kept = _checked(context, contract, members, form, references)
+        rows = checked.frame.where(F.col("lines") > 0)
+        if dataset is Dataset.STREAMS:
+            profiles, apart = _profiled_listens(replace(checked, frame=rows), kept)
+        else:
+            apart = rows
+            counted = count_alike(checked.frame, MARKS, by_lines=form.by_lines)
+            profiles = profile_files(counted, checked, by_lines=form.by_lines)
         for candidate in members:
             candidate.profile = profiles.get(candidate.pending.file_id, FileProfile())
             _judge_file(context, candidate, checked)
-        _add_samples(checked, [candidate for candidate in members if not candidate.accepted])
-        groups.append(Group(dataset, tuple(members), checked, cached, form.by_lines, references))
+        checked = replace(checked, frame=rows)
+        _add_samples(checked, apart, [candidate for candidate in members if not candidate.accepted])
+        groups.append(Group(dataset, tuple(members), checked, apart, (apart, kept), form.by_lines, references))
     if readable:
         context.result.quality[str(dataset)] = dataset_quality([c.profile for c in readable], contract)
     return groups
+
+
+def _profiled_listens(checked: Checked, kept: DataFrame) -> tuple[dict[int, FileProfile], DataFrame]:
+    """Profile the files, and keep the few rows apart that later steps look for, to save them from going through all."""
+    unmatched = ~F.col("known_track") | ~F.col("known_user")
+    apart = checked.frame.where(checked.quarantined | unmatched).persist(StorageLevel.DISK_ONLY)
+    with ThreadPoolExecutor(1) as pool:
+        counting = pool.submit(apart.count)
+        profiles = profile_files(widened(count_alike(kept, ["marks"], by_lines=True)), checked, by_lines=True)
+        counting.result()
+    return profiles, apart
 
 
 @dataclass(frozen=True)
@@ -90,7 +128,7 @@ def _checked(
     """
     sources = [candidate.source for candidate in members]
     if form.by_lines:
-        records = line_records(context.spark, sources).withColumn("raw", without_carriage_returns(F.col("raw")))
+        records = without_carriage_returns(line_records(context.spark, sources))
     else:
         records = quoted_records(context.spark, sources)
     checked = check(split_fields(records, contract, form.header, quotes=form.quotes), contract, context.settings)
@@ -115,12 +153,11 @@ def _judge_file(context: Context, candidate: Candidate, checked: Checked) -> Non
         reject(candidate, *against)
 
 
-def _add_samples(checked: Checked, refused: list[Candidate]) -> None:
+def _add_samples(checked: Checked, rows: DataFrame, refused: list[Candidate]) -> None:
     """Show some bad rows of each refused file in its outcome; all files are read once."""
     if not refused:
         return
-    bad = checked.frame.where(of_files(refused) & checked.quarantined & ~F.col("is_header"))
-    shown = bad.select(
+    shown = rows.where(of_files(refused) & checked.quarantined & ~F.col("is_header")).select(
         "file_id",
         F.monotonically_increasing_id().alias("row"),
         F.substring("raw", 1, _SAMPLE_LENGTH).alias("raw"),

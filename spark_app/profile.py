@@ -40,26 +40,28 @@ class FileProfile:
         return self.rows - self.quarantined
 
 
-def profile_files(checked: Checked, *, by_lines: bool) -> dict[int, FileProfile]:
+MARKS = ("broken_rules", "nulls", "is_header", "known_track", "known_user", "lines")
+
+
+def count_alike(frame: DataFrame, marks: Iterable[str], *, by_lines: bool) -> DataFrame:
+    """Grain: rows of a file with the same marks, of each block if `by_lines`; `alike` is how many there are."""
+    keys = ["file_id", *(["block"] if by_lines else []), *marks]
+    first_row = [F.min("row").alias("first_row")] if by_lines else []
+    return frame.groupBy(*keys).agg(F.count(F.lit(1)).alias("alike"), *first_row)
+
+
+def profile_files(counted: DataFrame, checked: Checked, *, by_lines: bool) -> dict[int, FileProfile]:
     """Count rows by fate for each file_id, in one pass and one small shuffle.
 
-    The frame has `known_track` and `known_user` (see `References`). `by_lines` says that it comes from `line_records`:
-    blank lines, which are no rows, and each file's own header line are among its rows then.
+    `counted` is from `count_alike` and has MARKS. `by_lines` says that its rows come from `line_records`: blank lines,
+    which are no rows, and each file's own header line are among them then.
     """
-    keys = ["file_id", "broken_rules", "nulls", "is_header", "known_track", "known_user"]
-    keys += ["block"] if by_lines else []
-    counted = checked.frame.groupBy(*keys).agg(
-        F.count_if(F.col("lines") > 0).alias("rows"),
-        F.sum("lines").alias("lines"),
-        F.count(F.lit(1)).alias("all_lines"),
-        *([F.min("row").alias("first_row")] if by_lines else []),
-    )
     profiles: dict[int, FileProfile] = defaultdict(FileProfile)
     quarantine = checked.mask(Severity.QUARANTINE)
     groups = counted.collect()
     header_left = {row["file_id"] for row in groups} if by_lines else set()
     for row in sorted(groups, key=lambda row: not row["is_header"]):
-        rows, lines = row["rows"], row["lines"]
+        rows, lines = row["alike"] if row["lines"] else 0, row["alike"] * row["lines"]
         profile = profiles[row["file_id"]]
         if row["is_header"] and row["file_id"] in header_left:
             header_left.remove(row["file_id"])
@@ -68,7 +70,7 @@ def profile_files(checked: Checked, *, by_lines: bool) -> dict[int, FileProfile]
         if by_lines:
             block = profile.blocks.get(row["block"], Block(row["first_row"], 0))
             first_row = min(block.first_row, row["first_row"])
-            profile.blocks[row["block"]] = Block(first_row, block.lines + row["all_lines"])
+            profile.blocks[row["block"]] = Block(first_row, block.lines + row["alike"])
     return profiles
 
 

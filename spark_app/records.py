@@ -127,9 +127,10 @@ def trimmed(text: Column) -> Column:
     return F.when(clean, text).otherwise(F.btrim(text, F.lit(WHITE_SPACE)))
 
 
-def without_carriage_returns(raw: Column) -> Column:
-    """Take those at the end off a line. Most lines have none, and to see that is much cheaper."""
-    return F.when(raw.endswith("\r"), F.expr(r"trim(TRAILING '\r' FROM raw)")).otherwise(raw)
+def without_carriage_returns(lines: DataFrame) -> DataFrame:
+    """Take those at the end off `raw`. Most lines have none, and to see that is much cheaper."""
+    raw = F.col("raw")
+    return lines.withColumn("raw", F.when(raw.endswith("\r"), F.expr(r"trim(TRAILING '\r' FROM raw)")).otherwise(raw))
 
 
 def split_fields(records: DataFrame, contract: Contract, header: tuple[str, ...], *, quotes: bool = True) -> DataFrame:

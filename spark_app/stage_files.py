@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import reduce
@@ -23,47 +23,65 @@ from spark_app.records import number_lines
 from spark_app.staging import (
     QUARANTINE_SCHEMA,
     STREAM_PARTITIONS,
+    listen_day,
     quarantine_records,
     staged_songs,
     staged_streams,
     staged_users,
 )
 
-_ROWS_PER_TASK = 500_000
+_ROWS_PER_TASK = 250_000
 
 
-def stage(context: Context, candidates: list[Candidate], groups: list[Group], ledger: Ledger) -> None:
-    """Write the rows of all accepted files and settle every candidate; `save_settled` is then still to be done.
+def stage(context: Context, candidates: list[Candidate], groups: list[Group], ledger: Ledger) -> Callable[[], None]:
+    """Write the rows of all accepted files, which stay pending.
 
-    Raises:
-        AuditError: counts that must agree do not; the files stay pending and the next run takes them up.
+    Returns:
+        What is to be done before anything is published, beside other work: count what was written, and save what became
+        of the files. It raises AuditError if counts that must agree do not; then the next run takes these files up.
     """
     accepted = [c for c in candidates if c.accepted]
     for candidate in candidates:
         candidate.pending = replace(candidate.pending, **_profile_counts(candidate, groups))
         ledger.put(candidate.pending)
+    written: dict[Dataset, int] = {}
+    set_aside = -1
     if accepted:
         names = [c.file.name for c in candidates]
         with ThreadPoolExecutor() as pool:
-            bad_rows = pool.submit(_quarantined_rows, context, groups)
+            buckets = pool.submit(_buckets, context, groups)
             save_ledger(context.spark, context.lake.ingested_files, ledger, names, context.metadata("open"))
-        with ThreadPoolExecutor() as pool:
-            set_aside = _write_quarantine(context, accepted, bad_rows.result(), ledger)
-            counted = pool.submit(_count_quarantine_back, context, set_aside, accepted)
-            unmatched = pool.submit(_count_unmatched, groups)
-            written = dict(zip(Dataset, pool.map(lambda d: _write_staged(context, d, groups), Dataset), strict=True))
-            list(pool.map(lambda d: _count_back(context, written[d], d, groups), Dataset))
-            counted.result()
-            for candidate in _members(Dataset.STREAMS, groups):
-                counts = unmatched.result().get(candidate.pending.file_id, {"waiting": 0, "unknown_users": 0})
-                candidate.pending = replace(candidate.pending, **counts)
-    for group in groups:
-        group.cached.unpersist()
-    _settle(context, candidates, ledger)
+            set_aside = _write_quarantine(context, accepted, groups, ledger)
+            parts = buckets.result()
+            commits = pool.map(lambda dataset: _write_staged(context, dataset, groups, parts), Dataset)
+            written = dict(zip(Dataset, commits, strict=True))
+
+    def settle() -> None:
+        _count_all_back(context, groups, accepted, written, set_aside)
+        for frame in [frame for group in groups for frame in group.cached]:
+            frame.unpersist()
+        _settle(context, candidates, ledger)
+
+    return settle
 
 
-def save_settled(context: Context, candidates: list[Candidate], ledger: Ledger) -> None:
-    """Save what became of the candidates. Until then the next run finishes what this one staged."""
+def _count_all_back(
+    context: Context, groups: list[Group], accepted: list[Candidate], written: Mapping[Dataset, int], set_aside: int
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        counted = pool.submit(_count_quarantine_back, context, set_aside, accepted)
+        unmatched = pool.submit(_count_unmatched, groups)
+        list(pool.map(lambda dataset: _count_back(context, written[dataset], dataset, groups), written))
+        counted.result()
+        for candidate in _members(Dataset.STREAMS, groups):
+            counts = unmatched.result().get(candidate.pending.file_id, {"waiting": 0, "unknown_users": 0})
+            candidate.pending = replace(candidate.pending, **counts)
+
+
+def _settle(context: Context, candidates: list[Candidate], ledger: Ledger) -> None:
+    """Say and save what became of the candidates. Until then the next run finishes what this one staged."""
+    for candidate in candidates:
+        _settle_file(context, candidate, ledger)
     names = [c.file.name for c in candidates]
     save_ledger(context.spark, context.lake.ingested_files, ledger, names, context.metadata("settle"))
 
@@ -86,7 +104,7 @@ def _file_names(context: Context, candidates: Iterable[Candidate]) -> DataFrame:
     return local_frame(context.spark, rows, "file_id int, file_name string")
 
 
-def _write_quarantine(context: Context, accepted: list[Candidate], rows: DataFrame, ledger: Ledger) -> int:
+def _write_quarantine(context: Context, accepted: list[Candidate], groups: list[Group], ledger: Ledger) -> int:
     """Put these files' quarantined rows in the place of what they had there; return the commit's version, or -1."""
     table = context.lake.quarantine
     had = [c for c in accepted if table.version() >= 0 and _may_have_rows(c, ledger)]
@@ -94,9 +112,9 @@ def _write_quarantine(context: Context, accepted: list[Candidate], rows: DataFra
     if not touched:
         return -1
     ids = ", ".join(str(c.pending.file_id) for c in touched)
-    version = table.replace(rows, f"file_id IN ({ids})", context.metadata("quarantine"))
-    rows.unpersist()
-    return version
+    frames = [_quarantined_rows(context, group) for group in groups if _with_bad_rows(group)]
+    rows = reduce(DataFrame.unionByName, frames) if frames else local_frame(context.spark, [], QUARANTINE_SCHEMA)
+    return table.replace(rows, f"file_id IN ({ids})", context.metadata("quarantine"))
 
 
 def _count_quarantine_back(context: Context, version: int, accepted: list[Candidate]) -> None:
@@ -115,22 +133,13 @@ def _with_bad_rows(group: Group) -> list[Candidate]:
     return [c for c in group.candidates if c.accepted and c.profile.quarantined]
 
 
-def _quarantined_rows(context: Context, groups: list[Group]) -> DataFrame:
-    """Quarantined rows of all accepted files (QUARANTINE_SCHEMA), computed and kept."""
-    frames = [_quarantined_rows_of(context, group) for group in groups if _with_bad_rows(group)]
-    if not frames:
-        return local_frame(context.spark, [], QUARANTINE_SCHEMA)
-    rows = reduce(DataFrame.unionByName, frames).persist()
-    rows.count()
-    return rows
-
-
-def _quarantined_rows_of(context: Context, group: Group) -> DataFrame:
-    members, checked = _with_bad_rows(group), group.checked
-    rows = checked.frame.where(of_files(members) & checked.quarantined)
+def _quarantined_rows(context: Context, group: Group) -> DataFrame:
+    """Quarantined rows of a group's accepted files (QUARANTINE_SCHEMA)."""
+    members = _with_bad_rows(group)
+    rows = group.apart.where(of_files(members) & group.checked.quarantined)
     if group.by_lines:
         rows = number_lines(rows, {c.pending.file_id: c.profile.blocks for c in members})
-    checked = replace(checked, frame=rows)
+    checked = replace(group.checked, frame=rows)
     now = F.lit(context.now.replace(tzinfo=None)).cast("timestamp")
     return quarantine_records(checked, _file_names(context, members), group.dataset, context.run_id, now)
 
@@ -144,7 +153,18 @@ def _members(dataset: Dataset, groups: list[Group]) -> list[Candidate]:
     return [c for g in groups if g.dataset is dataset for c in g.candidates if c.accepted]
 
 
-def _write_staged(context: Context, dataset: Dataset, groups: list[Group]) -> int:
+def _buckets(context: Context, groups: list[Group]) -> int:
+    """Into how many data files the largest day's new listens go."""
+    most = context.settings.rows_per_data_file
+    listens = accepted_rows(groups, Dataset.STREAMS)
+    if listens is None or sum(c.profile.kept for c in _members(Dataset.STREAMS, groups)) <= most:
+        return 1
+    days = listens.groupBy(listen_day(context.settings.kpi_time_zone).alias("day")).agg(F.count(F.lit(1)).alias("rows"))
+    largest = days.agg(F.max("rows")).first()
+    return 1 + (largest[0] - 1) // most if largest else 1
+
+
+def _write_staged(context: Context, dataset: Dataset, groups: list[Group], buckets: int) -> int:
     """Put these files' valid rows in the place of what they had there before; return the commit's version, or -1."""
     members = _members(dataset, groups)
     kept = accepted_rows(groups, dataset)
@@ -153,7 +173,6 @@ def _write_staged(context: Context, dataset: Dataset, groups: list[Group]) -> in
     table = context.lake.staged(dataset)
     if dataset is Dataset.STREAMS:
         rows = sum(c.profile.kept for c in members)
-        buckets = 1 + rows // context.settings.rows_per_data_file
         partitions = max(context.spark.sparkContext.defaultParallelism, 1 + rows // _ROWS_PER_TASK)
         references = next(group.references for group in groups if group.dataset is dataset)
         frame = staged_streams(kept, references, context.settings.kpi_time_zone, buckets, partitions)
@@ -186,7 +205,8 @@ def _count_back(context: Context, version: int, dataset: Dataset, groups: list[G
 
 def _count_unmatched(groups: list[Group]) -> dict[int, dict[str, Any]]:
     """Return by file_id how many listens, each once, have a track (`waiting`) or a user that is in no staged row."""
-    rows = accepted_rows(groups, Dataset.STREAMS)
+    apart = [replace(group, checked=replace(group.checked, frame=group.apart)) for group in groups]
+    rows = accepted_rows(apart, Dataset.STREAMS)
     found = any(c.profile.waiting or c.profile.unknown_users for c in _members(Dataset.STREAMS, groups))
     if rows is None or not found:
         return {}
@@ -207,21 +227,20 @@ def _agree(candidate: Candidate, what: str, written: int, counted: int) -> None:
         )
 
 
-def _settle(context: Context, candidates: list[Candidate], ledger: Ledger) -> None:
-    for candidate in candidates:
-        pending = candidate.pending
-        if candidate.accepted and pending.rows != pending.valid + pending.duplicates + pending.quarantined:
-            raise AuditError(
-                f"{candidate.file.uri}: {pending.rows} rows were read, but {pending.valid} valid + "
-                f"{pending.duplicates} duplicates + {pending.quarantined} quarantined",
-                code="conservation",
-            )
-        settled = replace(
-            pending,
-            status=Status.ACCEPTED if candidate.accepted else Status.REJECTED,
-            reason=candidate.outcome.reason,
-            message=candidate.outcome.message,
-            updated_at=context.now,
+def _settle_file(context: Context, candidate: Candidate, ledger: Ledger) -> None:
+    pending = candidate.pending
+    if candidate.accepted and pending.rows != pending.valid + pending.duplicates + pending.quarantined:
+        raise AuditError(
+            f"{candidate.file.uri}: {pending.rows} rows were read, but {pending.valid} valid + "
+            f"{pending.duplicates} duplicates + {pending.quarantined} quarantined",
+            code="conservation",
         )
-        ledger.settle(settled)
-        candidate.outcome.version = settled
+    settled = replace(
+        pending,
+        status=Status.ACCEPTED if candidate.accepted else Status.REJECTED,
+        reason=candidate.outcome.reason,
+        message=candidate.outcome.message,
+        updated_at=context.now,
+    )
+    ledger.settle(settled)
+    candidate.outcome.version = settled

@@ -6,10 +6,25 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from spark_app.contracts import Dataset, load_contract
-from spark_app.profile import FileProfile, References, dataset_quality, profile_files, quality, verdict
+from spark_app.profile import (
+    MARKS,
+    FileProfile,
+    References,
+    count_alike,
+    dataset_quality,
+    profile_files,
+    quality,
+    verdict,
+)
+from spark_app.validation import Checked
 from tests.unit.spark_app.builders import checked, settings
 
 TIME = "2024-06-25 10:00:00"
+
+
+def profiled(rows: Checked, *, by_lines: bool) -> FileProfile:
+    counted = count_alike(rows.frame, MARKS, by_lines=by_lines)
+    return profile_files(counted, rows, by_lines=by_lines)[1]
 
 
 def test_rows_are_counted_by_fate_before_duplicates_are_taken_out(spark: SparkSession) -> None:
@@ -21,11 +36,11 @@ def test_rows_are_counted_by_fate_before_duplicates_are_taken_out(spark: SparkSe
         spark, Dataset.STREAMS, f"1,known,{TIME}", f"1,known,{TIME}", f"2,new,{TIME}", f"x,new,{TIME}", f",,{TIME}"
     )
     rows = replace(rows, frame=references.look_up(rows.frame))
-    profile = profile_files(rows, by_lines=False)[1]
-    assert (profile.rows, profile.kept, profile.quarantined) == (5, 3, 2)
-    assert (profile.waiting, profile.unknown_users) == (1, 1)
-    assert +profile.by_reason == Counter(invalid_user_id=1, missing_user_id=1, missing_track_id=1)
-    assert +profile.nulls == Counter(user_id=1, track_id=1)
+    found = profiled(rows, by_lines=False)
+    assert (found.rows, found.kept, found.quarantined) == (5, 3, 2)
+    assert (found.waiting, found.unknown_users) == (1, 1)
+    assert +found.by_reason == Counter(invalid_user_id=1, missing_user_id=1, missing_track_id=1)
+    assert +found.nulls == Counter(user_id=1, track_id=1)
 
 
 def test_a_track_is_looked_up_with_its_number_where_tracks_have_some(spark: SparkSession) -> None:
@@ -42,9 +57,9 @@ def test_only_the_files_own_header_is_no_row(spark: SparkSession) -> None:
     header = "user_id,track_id,listen_time"
     rows = checked(spark, Dataset.STREAMS, header, f"1,t,{TIME}", header)
     of_lines = References().look_up(rows.frame).withColumns({"block": F.lit(0), "row": F.col("line_number")})
-    by_lines = profile_files(replace(rows, frame=of_lines), by_lines=True)[1]
+    by_lines = profiled(replace(rows, frame=of_lines), by_lines=True)
     assert (by_lines.rows, by_lines.quarantined) == (2, 1)
-    assert profile_files(replace(rows, frame=of_lines), by_lines=False)[1].rows == 3
+    assert profiled(replace(rows, frame=of_lines), by_lines=False).rows == 3
 
 
 @pytest.mark.parametrize(

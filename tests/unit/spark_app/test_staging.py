@@ -54,12 +54,21 @@ def test_tracks_that_have_numbers_get_their_ids_back_and_others_keep_theirs(spar
 
 
 @pytest.mark.parametrize(
-    ("zone", "day"),
-    [("UTC", date(2024, 6, 25)), ("Asia/Kolkata", date(2024, 6, 26)), ("America/Lima", date(2024, 6, 25))],
+    ("time", "zone", "day"),
+    [
+        ("2024-06-25 18:30:00", "UTC", date(2024, 6, 25)),
+        ("2024-06-25 18:30:00", "Asia/Kolkata", date(2024, 6, 26)),
+        ("2024-06-25 18:30:00", "America/Lima", date(2024, 6, 25)),
+        ("1969-12-31 23:59:59.5", "UTC", date(1969, 12, 31)),
+        ("1970-01-01 00:00:00", "UTC", date(1970, 1, 1)),
+    ],
 )
-def test_the_date_is_that_of_the_kpi_time_zone(spark: SparkSession, zone: str, day: date) -> None:
-    frame = listens(spark, (1, 7, "t", "2024-06-25 18:30:00"))
-    assert [row["listen_date"] for row in staged_streams(frame, References(), zone, 1, 1).collect()] == [day]
+@pytest.mark.parametrize("buckets", [1, 3])
+def test_the_date_is_that_of_the_kpi_time_zone(
+    spark: SparkSession, time: str, zone: str, day: date, buckets: int
+) -> None:
+    frame = listens(spark, (1, 7, "t", time))
+    assert [row["listen_date"] for row in staged_streams(frame, References(), zone, buckets, 1).collect()] == [day]
 
 
 def test_of_repeated_songs_the_most_popular_counts_then_the_smallest_id_as_a_number(spark: SparkSession) -> None:
@@ -87,7 +96,7 @@ def test_of_repeated_users_the_one_created_last_counts(spark: SparkSession) -> N
 
 
 def test_a_quarantined_row_says_all_that_is_known_of_it(spark: SparkSession) -> None:
-    rows = checked(spark, Dataset.STREAMS, "1,t1,2024-06-25 10:00:00", " x,,2024-06-25 10:00:00 \r\r")
+    rows = checked(spark, Dataset.STREAMS, "1,t1,2024-06-25 10:00:00", " x,,2024-06-25 10:00:00 ")
     found = quarantine_records(rows, names(spark), Dataset.STREAMS, "run 1", F.lit(instant("2024-06-26")))
     expected = [
         (

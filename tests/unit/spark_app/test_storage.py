@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from spark_app.errors import StorageError, UsageError
-from spark_app.storage import LocalStorage, S3Storage, etag_of_content, is_s3, join, normalise, storage_for
+from spark_app.s3_storage import S3Storage
+from spark_app.storage import LocalStorage, etag_of_content, is_s3, join, normalise, storage_for
 
 DISK = LocalStorage()
 
