@@ -49,8 +49,9 @@ class Candidate:
 class Group:
     """Candidates of one dataset and form, and their rows as checked; Spark holds what they come from in `cached`.
 
-    `apart` has at least those rows that break a rule of quarantine, or name an unknown track or user. `by_lines`: they
-    were read by physical lines (`records.line_records`). `references`: what they were held against.
+    `apart` has at least those rows that break a rule of quarantine, or name an unknown track or user: few of many, as a
+    rule, and kept apart for that. `by_lines`: they were read by physical lines (`records.line_records`). `references`:
+    what they were held against.
     """
 
     dataset: Dataset

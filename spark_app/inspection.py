@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 256 * 1024  # what a core keeps at hand: larger blocks take twice as long a byte
 _MAX_HEADER = 1024 * 1024
+_MAX_COLUMNS = 1000  # each takes its time to plan, and some memory of the driver
 _MAX_LINE = 32 * 1024 * 1024  # longer ones would be several times in memory, of each task
 _BOM = codecs.BOM_UTF8
 _PATTERN_CHARACTERS = set("{}[]*?\\")
@@ -223,6 +224,8 @@ class _Scan:
             self.fail("missing_column", _missing_message(missing, names))
         elif repeated:
             self.fail("duplicate_column", f"the header names a column twice: {', '.join(repeated)}")
+        elif len(names) > _MAX_COLUMNS:
+            self.fail("too_many_columns", f"the header names {len(names):,} columns; at most {_MAX_COLUMNS:,} are read")
         self.header = names
 
 

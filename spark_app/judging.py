@@ -71,13 +71,14 @@ def _judge_dataset(
     contract = load_contract(dataset)
     for form, members in _by_form(readable, contract).items():
         checked, kept = _checked(context, contract, members, form, references)
-        rows = checked.frame.where(F.col("lines") > 0)
+        apart = rows = checked.frame.where(F.col("lines") > 0)
         if dataset is Dataset.STREAMS:
-            profiles, apart = _profiled_listens(replace(checked, frame=rows), kept)
+            counted = widened(count_alike(kept, ["marks"], by_lines=True))
+            unmatched = ~F.col("known_track") | ~F.col("known_user")
+            apart = rows.where(checked.quarantined | unmatched).persist(StorageLevel.DISK_ONLY)
         else:
-            apart = rows
             counted = count_alike(checked.frame, MARKS, by_lines=form.by_lines)
-            profiles = profile_files(counted, checked, by_lines=form.by_lines)
+        profiles = profile_files(counted, checked, by_lines=form.by_lines)
         for candidate in members:
             candidate.profile = profiles.get(candidate.pending.file_id, FileProfile())
             _judge_file(context, candidate, checked)
@@ -87,17 +88,6 @@ def _judge_dataset(
     if readable:
         context.result.quality[str(dataset)] = dataset_quality([c.profile for c in readable], contract)
     return groups
-
-
-def _profiled_listens(checked: Checked, kept: DataFrame) -> tuple[dict[int, FileProfile], DataFrame]:
-    """Profile the files, and keep the few rows apart that later steps look for, to save them from going through all."""
-    unmatched = ~F.col("known_track") | ~F.col("known_user")
-    apart = checked.frame.where(checked.quarantined | unmatched).persist(StorageLevel.DISK_ONLY)
-    with ThreadPoolExecutor(1) as pool:
-        counting = pool.submit(apart.count)
-        profiles = profile_files(widened(count_alike(kept, ["marks"], by_lines=True)), checked, by_lines=True)
-        counting.result()
-    return profiles, apart
 
 
 @dataclass(frozen=True)

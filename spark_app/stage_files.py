@@ -50,7 +50,9 @@ def stage(context: Context, candidates: list[Candidate], groups: list[Group], le
         names = [c.file.name for c in candidates]
         with ThreadPoolExecutor() as pool:
             buckets = pool.submit(_buckets, context, groups)
+            apart = pool.submit(_set_apart, groups)
             save_ledger(context.spark, context.lake.ingested_files, ledger, names, context.metadata("open"))
+            apart.result()
             set_aside = _write_quarantine(context, accepted, groups, ledger)
             parts = buckets.result()
             commits = pool.map(lambda dataset: _write_staged(context, dataset, groups, parts), Dataset)
@@ -151,6 +153,12 @@ def _may_have_rows(candidate: Candidate, ledger: Ledger) -> bool:
 
 def _members(dataset: Dataset, groups: list[Group]) -> list[Candidate]:
     return [c for g in groups if g.dataset is dataset for c in g.candidates if c.accepted]
+
+
+def _set_apart(groups: list[Group]) -> None:
+    for group in groups:
+        if group.apart.is_cached and _with_bad_rows(group):
+            group.apart.count()
 
 
 def _buckets(context: Context, groups: list[Group]) -> int:

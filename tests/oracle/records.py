@@ -12,6 +12,7 @@ from dataclasses import dataclass
 ASCII_SPACE = " \t\n\r\f\v"
 BYTE_ORDER_MARK = "\ufeff"
 NO_CHARACTER = "\udc0d"  # can't be in UTF-8 text
+MOST_COLUMNS = 1000
 csv.field_size_limit(2**31 - 1)
 
 
@@ -62,6 +63,8 @@ def _header(line: str, required: Collection[str], optional: Collection[str]) -> 
         raise FileRejectedError("missing_column")
     if any(columns.count(column) > 1 for column in (*required, *optional)):
         raise FileRejectedError("duplicate_column")
+    if len(columns) > MOST_COLUMNS:
+        raise FileRejectedError("too_many_columns")
     return columns
 
 

@@ -144,6 +144,15 @@ def test_columns_go_by_the_names_of_the_header(tmp_path: Path, header: bytes, na
     assert (found.reason, found.header, found.lines) == (None, names, 1)
 
 
+def test_a_header_of_very_many_columns_is_refused(tmp_path: Path) -> None:
+    """To plan for 25,000 columns takes more memory than a driver has, and would end the run for all other files."""
+    unused = "".join(f",c{number}" for number in range(997)).encode()
+    assert inspect(tmp_path, HEADER.rstrip() + unused + b"\n").reason is None
+    found = inspect(tmp_path, HEADER.rstrip() + unused + b",one more\n")
+    assert found.reason == "too_many_columns"
+    assert "1,001 columns" in (found.message or "")
+
+
 def test_a_header_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "_MAX_HEADER", 100)
     found = inspect(tmp_path, b"x" * 200)
