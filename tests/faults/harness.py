@@ -25,11 +25,9 @@ LAUNCHER = ROOT / "tests" / "faults" / "launcher.py"
 TIMEOUT_S = 900
 # Small parts, so that an export has several.
 SETTINGS: dict[str, object] = {"export_part_items": 10}
-# One thread for garbage: several cost more than they gain here.
-SMALL_JAVA = {
-    "spark.driver.memory": "768m",
-    "spark.driver.extraJavaOptions": "-Duser.timezone=UTC -XX:+UseSerialGC -Ddelta.log.cacheSize=20",
-}
+# One thread for garbage, as several cost more than they gain here, and room for all classes from the beginning.
+JAVA_OPTIONS = "-Duser.timezone=UTC -XX:+UseSerialGC -XX:MetaspaceSize=256m -Ddelta.log.cacheSize=20"
+SMALL_JAVA = {"spark.driver.memory": "768m", "spark.driver.extraJavaOptions": JAVA_OPTIONS}
 KILLED = -signal.SIGKILL
 
 
