@@ -10,6 +10,7 @@ from datetime import date
 
 from pyspark.sql import DataFrame
 
+from spark_app.catalogue_ahead import CatalogueAhead
 from spark_app.context import Context
 from spark_app.contracts import Dataset
 from spark_app.dynamodb_layout import load_layout
@@ -40,13 +41,14 @@ def run(context: Context, source: str | None, manifest: str | None) -> None:
         listing = read_manifest(manifest) if manifest else list_input(source or "")
     ledger = _begin(context)
     before = Counter(context.result.unlisted)
+    catalogues = CatalogueAhead(context)
     try:
-        save = ingest(context, listing, ledger)
+        save = ingest(context, listing, ledger, catalogues.begin)
     finally:
         _sum_up(context, listing, before)
     with ThreadPoolExecutor(1) as pool:
         saving = pool.submit(save)  # while KPIs are computed
-        _finish(context, ledger, before_publishing=saving.result)
+        _finish(context, ledger, catalogues=catalogues, before_publishing=saving.result)
     taken = [file for file in context.result.files if file.outcome in {"accepted", "rejected"}]
     if taken and all(file.outcome == "rejected" for file in taken):
         reasons = "; ".join(f"{file.file.name}: {file.reason}: {file.message}" for file in taken[:20])
@@ -151,6 +153,7 @@ def _finish(
     context: Context,
     ledger: Ledger,
     also: set[str] | None = None,
+    catalogues: CatalogueAhead | None = None,
     before_publishing: Callable[[], None] = lambda: None,
 ) -> None:
     """Publish the KPIs of all dirty dates, save the progress, export."""
@@ -159,7 +162,7 @@ def _finish(
         dirty = find_dirty_dates(context, done, now)
     dirty = DirtyDates(dirty.dates | frozenset(also or ()), dirty.may_be_emptied | frozenset(also or ()))
     context.result.dirty_dates = sorted(dirty.dates)
-    published = publish(context, dirty, now, before_publishing)
+    published = publish(context, dirty, now, catalogues or CatalogueAhead(context), before_publishing)
     save_progress(context, done, now)
     _export(context, ledger, full=False, published=published)
 

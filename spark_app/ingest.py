@@ -22,8 +22,10 @@ from spark_app.result import FileOutcome
 from spark_app.stage_files import stage
 
 
-def ingest(context: Context, listing: Listing, ledger: Ledger) -> Callable[[], None]:
-    """Take in all new files of a listing; outcomes go into the result.
+def ingest(
+    context: Context, listing: Listing, ledger: Ledger, songs_staged: Callable[[int], object]
+) -> Callable[[], None]:
+    """Take in all new files of a listing; outcomes go into the result. For `songs_staged` see `stage`.
 
     Returns:
         What is still to be done before anything is published; see `stage`.
@@ -56,7 +58,7 @@ def ingest(context: Context, listing: Listing, ledger: Ledger) -> Callable[[], N
     if not candidates:
         return _nothing
     with context.steps.step("stage"):
-        return stage(context, candidates, groups, ledger)
+        return stage(context, candidates, groups, ledger, songs_staged)
 
 
 def _nothing() -> None:

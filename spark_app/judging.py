@@ -30,6 +30,7 @@ from spark_app.profile import (
     verdict,
 )
 from spark_app.records import line_records, quoted_records, split_fields, without_carriage_returns
+from spark_app.staging import listen_day
 from spark_app.validation import Checked, check
 
 _SAMPLES = 5
@@ -73,7 +74,8 @@ def _judge_dataset(
         checked, kept = _checked(context, contract, members, form, references)
         apart = rows = checked.frame.where(F.col("lines") > 0)
         if dataset is Dataset.STREAMS:
-            counted = widened(count_alike(kept, ["marks"], by_lines=True))
+            zone = context.settings.kpi_time_zone
+            counted = widened(count_alike(kept, ["marks"], by_lines=True, day=listen_day(zone)))
             unmatched = ~F.col("known_track") | ~F.col("known_user")
             apart = rows.where(checked.quarantined | unmatched).persist(StorageLevel.DISK_ONLY)
         else:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from spark_app.contracts import Contract, Severity
@@ -22,6 +23,7 @@ class FileProfile:
     """Counts of one file's rows before duplicates are taken out; `lines` are physical lines that are not blank.
 
     `blocks` are the parts that it was read in, by where they begin; see `line_records`.
+    `days` are the first and the last day of what is kept of it, if that was asked for; see `count_alike`.
     """
 
     rows: int = 0
@@ -33,6 +35,7 @@ class FileProfile:
     by_reason: Counter[str] = field(default_factory=Counter)
     nulls: Counter[str] = field(default_factory=Counter)
     blocks: dict[int, Block] = field(default_factory=dict)
+    days: tuple[int, int] | None = None
 
     @property
     def kept(self) -> int:
@@ -43,11 +46,16 @@ class FileProfile:
 MARKS = ("broken_rules", "nulls", "is_header", "known_track", "known_user", "lines")
 
 
-def count_alike(frame: DataFrame, marks: Iterable[str], *, by_lines: bool) -> DataFrame:
-    """Grain: rows of a file with the same marks, of each block if `by_lines`; `alike` is how many there are."""
+def count_alike(frame: DataFrame, marks: Iterable[str], *, by_lines: bool, day: Column | None = None) -> DataFrame:
+    """Grain: rows of a file with the same marks, of each block if `by_lines`; `alike` is how many there are.
+
+    `first_day` and `last_day` are those of their `day`, a number; NULL without one.
+    """
     keys = ["file_id", *(["block"] if by_lines else []), *marks]
     first_row = [F.min("row").alias("first_row")] if by_lines else []
-    return frame.groupBy(*keys).agg(F.count(F.lit(1)).alias("alike"), *first_row)
+    of_day = F.lit(None).cast("bigint") if day is None else day
+    days = [F.min(of_day).alias("first_day"), F.max(of_day).alias("last_day")]
+    return frame.groupBy(*keys).agg(F.count(F.lit(1)).alias("alike"), *days, *first_row)
 
 
 def profile_files(counted: DataFrame, checked: Checked, *, by_lines: bool) -> dict[int, FileProfile]:
@@ -87,6 +95,20 @@ def _add(profile: FileProfile, row: Any, rows: int, lines: int, checked: Checked
     else:
         profile.waiting += 0 if row["known_track"] else rows
         profile.unknown_users += 0 if row["known_user"] else rows
+        if row["first_day"] is not None:
+            known = profile.days or (row["first_day"], row["last_day"])
+            profile.days = min(known[0], row["first_day"]), max(known[1], row["last_day"])
+
+
+def most_of_a_day(profiles: Iterable[FileProfile]) -> int:
+    """No day has more kept rows than this, as every file might have all of its rows on any of its days."""
+    changes: Counter[int] = Counter()
+    for profile in profiles:
+        if profile.days is not None:
+            first, last = profile.days
+            changes[first] += profile.kept
+            changes[last + 1] -= profile.kept
+    return max(accumulate(changes[day] for day in sorted(changes)), default=0)
 
 
 @dataclass(frozen=True)

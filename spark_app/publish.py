@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_app.audit import failed, judge, judge_emptied, sum_expectations, table_expectations
-from spark_app.catalogue import current_songs
+from spark_app.catalogue_ahead import CatalogueAhead
 from spark_app.context import Context
 from spark_app.contracts import Dataset
 from spark_app.errors import AuditError
@@ -23,7 +23,6 @@ from spark_app.kpis.inputs import (
     day_totals,
     known_listens,
     kpi_inputs,
-    number_catalogue,
     unique_listens,
 )
 from spark_app.log import log
@@ -34,7 +33,7 @@ _TABLES_AT_ONCE = 3
 
 
 def publish(
-    context: Context, dirty: DirtyDates, versions: Progress, before: Callable[[], None]
+    context: Context, dirty: DirtyDates, versions: Progress, catalogues: CatalogueAhead, before: Callable[[], None]
 ) -> dict[str, DataFrame]:
     """Make the KPI tables of these dates equal a computation over everything staged at `versions`.
 
@@ -53,7 +52,7 @@ def publish(
     log("dates to compute", dates=len(dates), first=dates[0], last=dates[-1])
     with ExitStack() as cached:
         with context.steps.step("compute and audit KPIs"):
-            frames, staged_counts = _compute(context, dates, versions, cached)
+            frames, staged_counts = _compute(context, dates, versions, catalogues, cached)
             _audit(context, frames, staged_counts, dirty)
             before()
         with context.steps.step("publish KPIs"):
@@ -76,7 +75,7 @@ def _write(context: Context, frames: dict[str, DataFrame], dates: list[str]) -> 
 
 
 def _compute(
-    context: Context, dates: list[str], versions: Progress, cached: ExitStack
+    context: Context, dates: list[str], versions: Progress, catalogues: CatalogueAhead, cached: ExitStack
 ) -> tuple[dict[str, DataFrame], DataFrame]:
     def keep(frame: DataFrame) -> DataFrame:
         cached.callback(frame.unpersist)
@@ -87,12 +86,11 @@ def _compute(
 
     streams = context.lake.staged(Dataset.STREAMS).read(context.spark, versions.streams_version)
     staged = streams.where(F.col("listen_date").isin([F.lit(date).cast("date") for date in dates]))
-    songs = small(current_songs(context.lake.staged(Dataset.SONGS).read(context.spark, versions.songs_version)))
     zone = context.settings.kpi_time_zone
     # Each of these has stretches that keep one core busy or none, so they run side by side.
     with ThreadPoolExecutor() as pool:
         prepared = pool.submit(_prepare_for, context, staged)
-        catalogue = number_catalogue(songs, small)
+        catalogue = catalogues.at(versions.songs_version)
         rows, of_several_files = prepared.result()
         by_hash = rows >= MANY_ROWS and catalogue.at_hand and hashes_differ(catalogue.genre_masks, "track_id")
         known = known_listens(unique_listens(staged, of_several_files), catalogue, zone, by_hash=by_hash)
@@ -101,7 +99,9 @@ def _compute(
         day = small(day_listeners(known, catalogue.genres))
         counting.result()
         inputs = kpi_inputs(known, day, plays, catalogue, zone)
-        inputs = replace(inputs, genre_days=small(inputs.genre_days))
+        # Genres are summed up beside the KPIs that don't need it; the others wait for it.
+        summed_up = pool.submit(small, inputs.genre_days)
+        inputs = replace(inputs, genres_summed_up=summed_up.result)
         computed = pool.map(lambda kpi: (kpi.name, small(kpi.compute(inputs))), all_kpis())
         return dict(computed), day_totals(day)
 

@@ -18,8 +18,9 @@ from spark_app.errors import AuditError
 from spark_app.ledger import Ledger, Status, save_ledger
 from spark_app.listen_rows import LISTEN
 from spark_app.local_frames import local_frame
-from spark_app.profile import quarantine_reasons
+from spark_app.profile import most_of_a_day, quarantine_reasons
 from spark_app.records import number_lines
+from spark_app.session import small_queries
 from spark_app.staging import (
     QUARANTINE_SCHEMA,
     STREAM_PARTITIONS,
@@ -33,8 +34,16 @@ from spark_app.staging import (
 _ROWS_PER_TASK = 250_000
 
 
-def stage(context: Context, candidates: list[Candidate], groups: list[Group], ledger: Ledger) -> Callable[[], None]:
+def stage(
+    context: Context,
+    candidates: list[Candidate],
+    groups: list[Group],
+    ledger: Ledger,
+    songs_staged: Callable[[int], object],
+) -> Callable[[], None]:
     """Write the rows of all accepted files, which stay pending.
+
+    Where listens are among them, `songs_staged` is told the version of the songs as soon as it is there.
 
     Returns:
         What is to be done before anything is published, beside other work: count what was written, and save what became
@@ -51,11 +60,19 @@ def stage(context: Context, candidates: list[Candidate], groups: list[Group], le
         with ThreadPoolExecutor() as pool:
             buckets = pool.submit(_buckets, context, groups)
             apart = pool.submit(_set_apart, groups)
-            save_ledger(context.spark, context.lake.ingested_files, ledger, names, context.metadata("open"))
-            apart.result()
-            set_aside = _write_quarantine(context, accepted, groups, ledger)
+            with small_queries(context.spark):
+                save_ledger(context.spark, context.lake.ingested_files, ledger, names, context.metadata("open"))
+                apart.result()
+                set_aside = _write_quarantine(context, accepted, groups, ledger)
             parts = buckets.result()
-            commits = pool.map(lambda dataset: _write_staged(context, dataset, groups, parts), Dataset)
+
+            def write(dataset: Dataset) -> int:
+                version = _write_staged(context, dataset, groups, parts)
+                if dataset is Dataset.SONGS and _members(Dataset.STREAMS, groups):
+                    songs_staged(version if version >= 0 else context.lake.staged(dataset).version())
+                return version
+
+            commits = pool.map(write, Dataset)
             written = dict(zip(Dataset, commits, strict=True))
 
     def settle() -> None:
@@ -165,7 +182,8 @@ def _buckets(context: Context, groups: list[Group]) -> int:
     """Into how many data files the largest day's new listens go."""
     most = context.settings.rows_per_data_file
     listens = accepted_rows(groups, Dataset.STREAMS)
-    if listens is None or sum(c.profile.kept for c in _members(Dataset.STREAMS, groups)) <= most:
+    # Most files have few days, and to count each day's listens takes a look at all of them.
+    if listens is None or most_of_a_day(c.profile for c in _members(Dataset.STREAMS, groups)) <= most:
         return 1
     days = listens.groupBy(listen_day(context.settings.kpi_time_zone).alias("day")).agg(F.count(F.lit(1)).alias("rows"))
     largest = days.agg(F.max("rows")).first()

@@ -23,7 +23,7 @@ class KpiInputs:
     - `plays`: (listen_date, track_no) with play_count, and slot_pairs, the plays in each slot (see `each_slot`)
     - `genre_plays`: (listen_date, track_genre, song_no) with track_no, play_count, popularity, duration_ms
     - `genre_days`: (listen_date, track_genre) with unique_listeners and what `genre_plays` sum up to
-      (see `inputs.sum_up_genres`)
+      (see `inputs.sum_up_genres`); `genres_summed_up` gives it
     - `hour_listeners`: (listen_date, slot) with listen_hour and unique_listeners
     - `songs`: song_no, in the order of popularity (highest first), then track_id; with the song row's attributes
     - `tracks`: track_no with track_id and the track's own attributes
@@ -35,13 +35,18 @@ class KpiInputs:
     listens: DataFrame
     plays: DataFrame
     genre_plays: DataFrame
-    genre_days: DataFrame
+    genres_summed_up: Callable[[], DataFrame]
     hour_listeners: DataFrame
     songs: DataFrame
     tracks: DataFrame
     artists: DataFrame
     track_artists: DataFrame
     slots: int
+
+    @property
+    def genre_days(self) -> DataFrame:
+        """See the class."""
+        return self.genres_summed_up()
 
 
 @dataclass(frozen=True)

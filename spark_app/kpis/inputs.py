@@ -216,11 +216,12 @@ def sum_up_genres(genre_plays: DataFrame, listeners: DataFrame) -> DataFrame:
 def kpi_inputs(known: DataFrame, day: DataFrame, plays: DataFrame, catalogue: Catalogue, zone: str) -> KpiInputs:
     """Put together what KPIs are computed from; see `known_listens`, `day_listeners` and `count_plays`."""
     genre_plays = count_genre_plays(plays, catalogue.songs)
+    genre_days = sum_up_genres(genre_plays, genre_listeners(day, catalogue.genres))
     return KpiInputs(
         listens=known.select("listen_date", "slot", "user_id", "track_no"),
         plays=plays,
         genre_plays=genre_plays,
-        genre_days=sum_up_genres(genre_plays, genre_listeners(day, catalogue.genres)),
+        genres_summed_up=lambda: genre_days,
         hour_listeners=hour_listeners(day, catalogue.genres, zone),
         songs=catalogue.songs,
         tracks=catalogue.tracks,

@@ -12,10 +12,12 @@ from spark_app.profile import (
     References,
     count_alike,
     dataset_quality,
+    most_of_a_day,
     profile_files,
     quality,
     verdict,
 )
+from spark_app.staging import listen_day
 from spark_app.validation import Checked
 from tests.unit.spark_app.builders import checked, settings
 
@@ -41,6 +43,21 @@ def test_rows_are_counted_by_fate_before_duplicates_are_taken_out(spark: SparkSe
     assert (found.waiting, found.unknown_users) == (1, 1)
     assert +found.by_reason == Counter(invalid_user_id=1, missing_user_id=1, missing_track_id=1)
     assert +found.nulls == Counter(user_id=1, track_id=1)
+
+
+def test_the_days_of_a_file_are_those_of_its_kept_rows(spark: SparkSession) -> None:
+    rows = checked(spark, Dataset.STREAMS, f"1,t,{TIME}", "1,t,2024-06-23 10:00:00", "x,t,2024-06-20 10:00:00")
+    rows = replace(rows, frame=References().look_up(rows.frame))
+    counted = count_alike(rows.frame, MARKS, by_lines=False, day=listen_day("UTC"))
+    assert profile_files(counted, rows, by_lines=False)[1].days == (19897, 19899)
+
+
+def test_a_day_has_at_most_the_rows_of_all_files_that_may_have_it() -> None:
+    one_day, two_days = FileProfile(rows=5, days=(10, 10)), FileProfile(rows=7, quarantined=1, days=(10, 11))
+    other = FileProfile(rows=8, days=(12, 12))
+    assert most_of_a_day([one_day, two_days, other]) == 11
+    assert most_of_a_day([two_days, other]) == 8
+    assert most_of_a_day([FileProfile()]) == most_of_a_day([]) == 0
 
 
 def test_a_track_is_looked_up_with_its_number_where_tracks_have_some(spark: SparkSession) -> None:
