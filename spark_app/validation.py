@@ -95,18 +95,18 @@ def check(fields: DataFrame, contract: Contract, settings: Settings) -> Checked:
     frame = typed.select(
         *carried,
         *contract.names,
-        _not_pushed_down(broken).alias("broken_rules"),
+        not_pushed_down(broken).alias("broken_rules"),
         missing.alias("nulls"),
         is_header(contract).alias("is_header"),
     )
     return Checked(frame, contract, tuple(checks))
 
 
-def _not_pushed_down(column: Column) -> Column:
-    """Keep the optimiser from moving filters on this column below its projection.
+def not_pushed_down(column: Column) -> Column:
+    """Keep the optimiser from looking through this column's projection.
 
-    There it would replace the column by its definition, and so parse each row once for every mention of a field.
-    A column that is formally not deterministic stays where it is; the value does not change.
+    It would move filters below it, with the column's definition in them, and so parse each row once for every mention of a field; and an
+    order of rows is taken for needless where it sees that a join comes after it. A column that is formally not deterministic stays where it is; the value does not change.
     """
     return column + F.monotonically_increasing_id() * F.lit(0)
 

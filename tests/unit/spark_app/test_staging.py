@@ -53,6 +53,13 @@ def test_tracks_that_have_numbers_get_their_ids_back_and_others_keep_theirs(spar
     assert_df_equality(found, spark.createDataFrame(expected, STAGED), ignore_row_order=True, ignore_nullable=True)
 
 
+def test_listens_of_a_track_are_written_one_after_another_where_tracks_have_numbers(spark: SparkSession) -> None:
+    """The optimiser drops an order below a join, if it sees it."""
+    rows = [(1, user, 1 + user % 2, "2024-06-25 10:00:00") for user in range(40)]
+    found = staged_streams(listens(spark, *rows), numbered(spark), "UTC", 1, 1).collect()
+    assert [row["track_id"] for row in found] == ["t1"] * 20 + ["t2"] * 20
+
+
 @pytest.mark.parametrize(
     ("time", "zone", "day"),
     [
