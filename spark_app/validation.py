@@ -105,8 +105,9 @@ def check(fields: DataFrame, contract: Contract, settings: Settings) -> Checked:
 def not_pushed_down(column: Column) -> Column:
     """Keep the optimiser from looking through this column's projection.
 
-    It would move filters below it, with the column's definition in them, and so parse each row once for every mention of a field; and an
-    order of rows is taken for needless where it sees that a join comes after it. A column that is formally not deterministic stays where it is; the value does not change.
+    It would move filters below it, with the column's definition in them, and so parse each row once for every mention
+    of a field; and it drops the order of rows where it sees that a join comes after it. A column that is formally not
+    deterministic stays where it is; the value does not change.
     """
     return column + F.monotonically_increasing_id() * F.lit(0)
 
