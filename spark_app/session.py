@@ -77,9 +77,17 @@ def build_session(retention_days: int) -> SparkSession:
         builder = builder.config(name, value)
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("WARN")
+    _look_up_once(spark)
     if os.environ.get("TINI_KILL_PROCESS_GROUP"):
         _let_python_end_first(spark)
     return spark
+
+
+def _look_up_once(spark: SparkSession) -> None:
+    """Keep the classes behind `pyspark.sql.functions`: else Java looks through all jars for them at each use of one."""
+    jvm: Any = spark._jvm  # noqa: SLF001 (the way to Java's classes)
+    for name in ("functions", "PythonUtils"):
+        setattr(jvm, name, getattr(jvm, name))
 
 
 def _let_python_end_first(spark: SparkSession) -> None:

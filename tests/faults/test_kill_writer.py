@@ -29,7 +29,7 @@ POINTS = [
     ("TransactWriteItems writing: after", 2),
     ("BatchWriteItem: before", 4),
     ("BatchWriteItem: after", 5),
-    ("UpdateItem renew: after", 2),
+    ("UpdateItem renew: after", 1),
     ("Query: before", 9),
     ("TransactWriteItems complete: before", 1),
     ("TransactWriteItems complete: after", 1),
