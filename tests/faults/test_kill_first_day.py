@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.conftest import Tell, Undisturbed
 from tests.faults.harness import Workplace
-from tests.faults.lives import ENDING, FIRST_DAY, SETTLING
+from tests.faults.lives import FIRST_DAY
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(3600)]
 Finish = Callable[[int], list[str]]
@@ -19,16 +19,4 @@ def test_first_day(place: Workplace, undisturbed: Undisturbed, finish: Finish, t
     differences = finish(0)
     for death in deaths:
         tell(f"empty lake, {death.point}", death.note, equal=not differences)
-    assert differences == []
-
-
-def test_end_of_a_run(
-    place: Workplace, undisturbed: Undisturbed, table_prefix: str, finish: Finish, tell: Tell
-) -> None:
-    """Of what was refused there is still something to settle when all else is staged and published."""
-    undisturbed.lake_after_first(place, table_prefix)
-    deaths = place.live(["run", "--input", str(undisturbed.sample.second)], [*SETTLING, *ENDING])
-    differences = finish(1)
-    for death in deaths:
-        tell(death.point, death.note, equal=not differences)
     assert differences == []

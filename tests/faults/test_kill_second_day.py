@@ -1,4 +1,4 @@
-"""As on the first day, but on a lake that has data: a corrected file, a late one, a song that changes."""
+"""As on the first day, but on a lake that has data: a corrected file, a late, a refused one, a song that changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Killed at random: the seed chooses the moment. 50 in all, 10 of the application, 40 of the DAG's tasks."""
+"""Killed at random: the seed chooses the moment. 50 in all, 5 of the application, 45 of the DAG's tasks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.faults.harness import KILLED, Plan, Workplace
 
 pytestmark = pytest.mark.integration
 KILLS_A_LIFE = 5
-LIVES = 2
-LIVES_OF_TASKS = 8
+LIVES = 1
+LIVES_OF_TASKS = 9
 # A run of the tasks that nobody disturbs has 105 points, so all five are killed.
 MOST_POINTS_A_KILL = 20
 

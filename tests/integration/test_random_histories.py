@@ -27,7 +27,7 @@ from tests.integration.bad_files import HEADERS, MODIFIED, rows
 from tests.oracle import Oracle
 from tests.oracle.fates import Limits
 
-HISTORIES = int(os.environ.get("KPI_HISTORIES", "4"))
+HISTORIES = int(os.environ.get("KPI_HISTORIES", "2"))
 FIRST_SEED = int(os.environ.get("KPI_HISTORY_SEED", "1"))
 # A file's fate must not depend on what else is there at the time; that is tested in test_histories.py.
 SETTINGS = {"max_waiting_share": "1", "max_quarantined_share": "0.5"}
