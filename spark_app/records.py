@@ -32,7 +32,7 @@ WRONG_COLUMN_COUNT = "wrong_column_count"
 WHITE_SPACE = " \t\r\n\f\v"
 _FIRST_NOT_WHITE = "!"  # in the order of bytes, all white space comes before it
 _MAX_RECORD_LINES = 1000
-_MAX_COLUMNS = 20000
+_MOST_COMMAS = 20000
 csv.field_size_limit(sys.maxsize)
 
 RECORD_SCHEMA = T.StructType(
@@ -171,7 +171,7 @@ def _cut_quoted(records: DataFrame, columns: int) -> DataFrame:
     raw, quoted = F.col("raw"), F.col("raw").contains('"')
     even, commas = _occurrences('"') % 2 == 0, _occurrences(",")
     csv_row = F.from_csv(
-        F.when(quoted & even & (commas < _MAX_COLUMNS), _without_line_end(raw)), _csv_schema(columns), _CSV_OPTIONS
+        F.when(quoted & even & (commas < _MOST_COMMAS), _without_line_end(raw)), _csv_schema(columns), _CSV_OPTIONS
     )
     structure = (
         F.when(~quoted, F.lit(None))
@@ -193,7 +193,7 @@ _CSV_OPTIONS = {
     "escape": '"',
     "charToEscapeQuoteEscaping": "\0",
     "maxCharsPerColumn": "-1",
-    "maxColumns": str(_MAX_COLUMNS + 10),
+    "maxColumns": str(_MOST_COMMAS + 10),
 }
 
 
