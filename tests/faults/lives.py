@@ -8,7 +8,8 @@ from __future__ import annotations
 KPIS = ("daily_genre", "top_songs", "top_genres", "hourly", "hourly_top_artists")
 
 
-# Where one write follows another, after the one is before the other: one of both points is enough.
+# Where one write follows another, after the one is before the other: one of both points is enough. (KPI tables are
+# written side by side, so only before the progress it is sure that all of them are there.)
 BEGINNING = [
     "take the lake's lock: before",
     "take the lake's lock: after",
@@ -23,6 +24,7 @@ PUBLISHING = [
     f"kpis/{KPIS[0]} publish: before",
     *(f"kpis/{name} publish: after" for name in KPIS),
     "kpis/hourly_top_artists publish: inside",
+    "ops/progress progress: before",
     "ops/progress progress: after",
 ]
 # After the progress: only the export is left to do, so it alone is begun again each time.

@@ -1,6 +1,6 @@
 """The application and the independent engine find the same, cell by cell, whatever comes in.
 
-An example costs several Spark runs, so each is large and they are few: one in the short run of the tests, three in
+An example costs several Spark runs, so each is large and they are few: one in the short run of the tests, two in
 `./build.sh test --all`. `KPI_PROPERTY_EXAMPLES=50` looks for more, and then not for the same ones each time.
 """
 
@@ -60,7 +60,6 @@ def test_every_cell_and_every_fate_agrees(spark: SparkSession, tmp_path: Path, m
 @pytest.mark.long
 @settings(
     max_examples=max(EXAMPLES, 1),
-    derandomize=not EXAMPLES,
     database=None,
     deadline=None,
     phases=(Phase.explicit, Phase.generate) if EXAMPLES else (Phase.explicit,),
