@@ -230,7 +230,8 @@ def split_records(text: TextIO | Iterable[str], columns: int) -> Iterator[tuple[
     """Yield (line number, physical lines, raw text) of each record after the header line.
 
     A record goes on over line ends while a quote is open, and is believed if it then has the right number of
-    columns. If not, its first line alone is a (bad) record and reading goes on at the next line.
+    columns and no text behind the quote that closes a field, as a quote of another record would leave it. If not, its
+    first line alone is a (bad) record and reading goes on at the next line.
     """
     waiting: list[tuple[int, str]] = []
     numbered = enumerate(text, start=1)

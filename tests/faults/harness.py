@@ -29,6 +29,7 @@ SETTINGS: dict[str, object] = {"export_part_items": 10}
 JAVA_OPTIONS = "-Duser.timezone=UTC -XX:+UseSerialGC -XX:MetaspaceSize=256m -Ddelta.log.cacheSize=20"
 SMALL_JAVA = {"spark.driver.memory": "768m", "spark.driver.extraJavaOptions": JAVA_OPTIONS}
 KILLED = -signal.SIGKILL
+FAILED = 1
 
 
 @dataclass(frozen=True)
@@ -167,20 +168,23 @@ class Workplace:
         assert process.popen.returncode == 0, process.text[-4000:]
         return process
 
-    def die(self, command: Sequence[str], run_id: str, point: str, nth: int = 1) -> Death:
-        """Start a command and see it killed at a point."""
-        process = self.start(command, run_id, Plan(point, nth=nth))
+    def break_off(self, command: Sequence[str], run_id: str, plan: Plan) -> Break:
+        """Start a command and see it broken off as planned: killed at a point, or failed as a reply was lost."""
+        point = str(plan.point)
+        process = self.start(command, run_id, plan)
         code = process.wait()
+        if plan.do == "lose" and code == FAILED and point in process.trace:
+            return Break(point, "reply lost")
         proof = process.trace[-1] if process.trace else ""
-        if code == KILLED and proof.startswith(point):
-            return Death(point, proof.removeprefix(point).strip(" ()"))
-        raise NotReachedError(f"{point}: ended with {code} after {process.trace[-3:]}: {process.text[-3000:]}")
+        if plan.do == "kill" and code == KILLED and proof.startswith(point):
+            return Break(point, proof.removeprefix(point).strip(" ()"))
+        raise NotReachedError(f"{plan}: ended with {code} after {process.trace[-3:]}: {process.text[-3000:]}")
 
-    def live(self, command: Sequence[str], points: Sequence[str]) -> list[Death]:
-        """Kill a command at each of these points, start it again as Airflow does, and let the last one end well."""
-        deaths = [self.die(command, f"life.t{number}", point) for number, point in enumerate(points, start=1)]
-        self.run_well(command, f"life.t{len(points) + 1}")
-        return deaths
+    def live(self, command: Sequence[str], plans: Sequence[Plan]) -> list[Break]:
+        """Break a command off again and again, start it anew as Airflow does, and let the last one end well."""
+        breaks = [self.break_off(command, f"life.t{number}", plan) for number, plan in enumerate(plans, start=1)]
+        self.run_well(command, f"life.t{len(plans) + 1}")
+        return breaks
 
     def deliver(self, prefix: str) -> Any:
         """Deliver the newest export, in this process."""
@@ -188,12 +192,12 @@ class Workplace:
 
 
 class NotReachedError(AssertionError):
-    """A process ended before it came to the point at which it was to be killed."""
+    """A process ended before it came to the point at which it was to be broken off."""
 
 
 @dataclass(frozen=True)
-class Death:
-    """A point at which a process was killed, and what the trace says more of it."""
+class Break:
+    """A point at which a process was broken off, and what more there is to say of it."""
 
     point: str
     note: str = ""

@@ -1,70 +1,70 @@
-"""The life of a lake: killed at one named point, started again, killed at the next one, and so on to a good end.
+"""The life of a lake: broken off at one named point, started again, broken off at the next, and so on to a good end.
 
-A point can only be reached while its step is still to do; so the points of a life stand in the order of a run.
+A point can only be reached while its step is still to do; so the points of a life stand in the order of a run. Where
+one write follows another, after the one is before the other: one of both points is enough.
 """
 
 from __future__ import annotations
 
-KPIS = ("daily_genre", "top_songs", "top_genres", "hourly", "hourly_top_artists")
+from tests.faults.harness import Plan
 
 
-# Where one write follows another, after the one is before the other: one of both points is enough. (KPI tables are
-# written side by side, so only before the progress it is sure that all of them are there.)
-BEGINNING = [
-    "take the lake's lock: before",
-    "take the lake's lock: after",
-    "lake.json: before",
-    "lake.json: inside",
-    "lake.json: after",
-    "ops/ingested_files open: inside",
-    "ops/ingested_files open: after",
-    "ingested_files_copy.json.gz: after",
-]
-PUBLISHING = [
-    f"kpis/{KPIS[0]} publish: before",
-    *(f"kpis/{name} publish: after" for name in KPIS),
-    "kpis/hourly_top_artists publish: inside",
-    "ops/progress progress: before",
-    "ops/progress progress: after",
-]
-# After the progress: only the export is left to do, so it alone is begun again each time.
-EXPORTING = [
-    "empty the export's folder: after",
-    "export DailyGenreKPIs part-00000: inside",
-    "export HourlyKPIs part-00000: after",
-    "export manifest: inside",
-    "export manifest: after",
-]
-ENDING = [
-    "give back the lake's lock: before",
-    "give back the lake's lock: after",
-    "result.json: before",
-    "result.json: after",
-]
+def killed(point: str) -> Plan:
+    """SIGKILL to the whole process group."""
+    return Plan(point)
 
-# Of an empty lake: first writes of tables, and what SECOND_DAY leaves out (the lock, `lake.json`, the ledger's copy,
-# and what is in the midst of a commit).
+
+def reply_lost(point: str) -> Plan:
+    """The write is done and then reports failure, so that the run fails."""
+    return Plan(point, "lose")
+
+
+# Of an empty lake: in the midst of writes, first writes of tables, and what SECOND_DAY leaves out. Staged tables are
+# written side by side: a death at one of them keeps the others from landing, a lost reply does not, so it comes last.
 FIRST_DAY = [
-    *BEGINNING,
-    "quarantine/records quarantine: inside",
-    "staged/users stage: after",
-    "staged/streams first write begun: inside",
-    "staged/streams stage: inside",
-    "kpis/hourly first write begun: after",
-    "kpis/hourly publish: inside",
+    killed("take the lake's lock: after"),
+    killed("lake.json: inside"),
+    reply_lost("lake.json: after"),
+    killed("ops/ingested_files open: inside"),
+    reply_lost("ops/ingested_files open: after"),
+    killed("ingested_files_copy.json.gz: after"),
+    killed("quarantine/records quarantine: inside"),
+    killed("staged/users stage: after"),
+    killed("staged/streams first write begun: inside"),
+    killed("staged/streams stage: inside"),
+    reply_lost("staged/songs stage: after"),
+    reply_lost("ops/ingested_files recover: after"),
+    killed("kpis/hourly first write begun: after"),
+    killed("kpis/hourly publish: inside"),
+    reply_lost("kpis/top_songs publish: after"),
+    reply_lost("ops/progress progress: after"),
+    reply_lost("export manifest: after"),
 ]
 # Of a lake with data: a corrected file, a late one, new ones, a refused one, a song that changes.
 SECOND_DAY = [
-    "ops/ingested_files open: after",
-    "ops/ingested_files recover: before",
-    "ops/ingested_files recover: after",
-    "quarantine/records quarantine: after",
-    "staged/songs stage: after",
-    "staged/streams stage: after",
+    killed("ops/ingested_files open: after"),
+    killed("ops/ingested_files recover: after"),
+    killed("quarantine/records quarantine: after"),
+    killed("staged/songs stage: after"),
+    killed("staged/streams stage: after"),
     # Of the refused file; of all others recovery has seen that they are staged.
-    "ops/ingested_files settle: before",
-    "ops/ingested_files settle: after",
-    *PUBLISHING,
-    *EXPORTING,
-    *ENDING,
+    killed("ops/ingested_files settle: inside"),
+    killed("ops/ingested_files settle: after"),
+    # KPI tables are written side by side: only before the progress it is sure that all of them are there.
+    killed("kpis/daily_genre publish: before"),
+    killed("kpis/daily_genre publish: after"),
+    killed("kpis/top_songs publish: after"),
+    killed("kpis/top_genres publish: after"),
+    killed("kpis/hourly publish: after"),
+    killed("kpis/hourly_top_artists publish: after"),
+    killed("kpis/hourly_top_artists publish: inside"),
+    killed("ops/progress progress: before"),
+    killed("ops/progress progress: after"),
+    # Only the export is left to do, so it alone is begun again each time.
+    killed("export DailyGenreKPIs part-00000: inside"),
+    killed("export HourlyKPIs part-00000: after"),
+    killed("export manifest: inside"),
+    killed("export manifest: after"),
+    killed("give back the lake's lock: after"),
+    killed("result.json: after"),
 ]

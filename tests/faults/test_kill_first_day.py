@@ -1,4 +1,4 @@
-"""Killed at named points around every write, one after another; at last all is as if nothing had been."""
+"""Killed at named points around every write, or told that a write failed which was done; at last all is in order."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Finish = Callable[[int], list[str]]
 
 
 def test_first_day(place: Workplace, undisturbed: Undisturbed, finish: Finish, tell: Tell) -> None:
-    deaths = place.live(["run", "--input", str(undisturbed.sample.first)], FIRST_DAY)
+    breaks = place.live(["run", "--input", str(undisturbed.sample.first)], FIRST_DAY)
     differences = finish(0)
-    for death in deaths:
-        tell(f"empty lake, {death.point}", death.note, equal=not differences)
+    for one in breaks:
+        tell(f"empty lake, {one.point}", one.note, equal=not differences)
     assert differences == []

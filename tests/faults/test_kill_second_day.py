@@ -16,8 +16,8 @@ Finish = Callable[[int], list[str]]
 
 def test_second_day(place: Workplace, undisturbed: Undisturbed, table_prefix: str, finish: Finish, tell: Tell) -> None:
     undisturbed.lake_after_first(place, table_prefix)
-    deaths = place.live(["run", "--input", str(undisturbed.sample.second)], SECOND_DAY)
+    breaks = place.live(["run", "--input", str(undisturbed.sample.second)], SECOND_DAY)
     differences = finish(1)
-    for death in deaths:
-        tell(death.point, death.note, equal=not differences)
+    for one in breaks:
+        tell(one.point, one.note, equal=not differences)
     assert differences == []

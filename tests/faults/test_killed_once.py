@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 
 from spark_app.cli import main
 from tests.faults.conftest import Tell
-from tests.faults.harness import SETTINGS, Workplace, end_of
+from tests.faults.harness import SETTINGS, Plan, Workplace, end_of
 from tests.faults.sample import Sample
 
 pytestmark = pytest.mark.integration
@@ -31,7 +31,7 @@ def test_killed_and_taken_up(
     undisturbed.folder.mkdir()
     for one, run_id, points in ((undisturbed, "undisturbed", ()), (place, "killed", POINTS)):
         for number, point in enumerate(points):
-            one.die(["run", "--input", str(sample.first)], f"killed.t{number}", point)
+            one.break_off(["run", "--input", str(sample.first)], f"killed.t{number}", Plan(point))
         assert run_here(spark, sample.first, one.lake, run_id) == 0
         one.deliver(f"{table_prefix}{run_id}-")
     end = end_of(place, dynamodb, f"{table_prefix}killed-")

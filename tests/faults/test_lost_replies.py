@@ -1,4 +1,7 @@
-"""A write that succeeds and then reports failure: S3's puts, Delta's log, DynamoDB's batches and updates."""
+"""A write that succeeds and then reports failure: S3's puts, Delta's log, DynamoDB's batches and updates.
+
+Those of a lake on a disk are in `lives.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,11 @@ import pytest
 
 from tests.faults.bucket import RunOfDag
 from tests.faults.conftest import InS3, Tell, Undisturbed
-from tests.faults.harness import Plan, Workplace
 from tests.faults.s3_proxy import LossyS3
 from tests.local.dynamodb_local import DynamoDBLocal
 from tests.local.dynamodb_proxy import DROP_REPLY, PASS, Decide, FaultyDynamoDB, Request
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
-FAILED = 1
-# The application fails each time, and is started again.
-COMMITS = [
-    "lake.json: after",
-    "ops/ingested_files open: after",
-    "staged/songs stage: after",
-    "ops/ingested_files recover: after",
-    "kpis/top_songs publish: after",
-    "ops/progress progress: after",
-    "export manifest: after",
-]
 OPERATIONS = {"BatchWriteItem", "UpdateItem", "PutItem", "TransactWriteItems", "CreateTable"}
 
 
@@ -63,22 +54,6 @@ def test_s3_in_all_tasks(
     tell("S3 put, copy, delete of the tasks", "no restart", equal=end == undisturbed_tasks, count=len(proxy.lost))
     assert len(proxy.lost) > 6
     assert end == undisturbed_tasks
-
-
-@pytest.mark.long
-def test_commits_on_a_disk(
-    place: Workplace, undisturbed: Undisturbed, finish: Callable[[int], list[str]], tell: Tell
-) -> None:
-    command = ["run", "--input", str(undisturbed.sample.first)]
-    for number, point in enumerate(COMMITS):
-        process = place.start(command, f"life.t{number}", Plan(point, "lose"))
-        assert process.wait() == FAILED, f"{point}: {process.text[-4000:]}"
-        assert point in process.trace
-    place.run_well(command, "life.end")
-    differences = finish(0)
-    for point in COMMITS:
-        tell(f"disk, {point}", equal=not differences)
-    assert differences == []
 
 
 @pytest.mark.long

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import InS3, Tell, Undisturbed
-from tests.faults.harness import Plan, Process, Workplace
+from tests.faults.harness import FAILED, Plan, Process, Workplace
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(3600)]
 Finish = Callable[[int], list[str]]
 STAGING = "staged/streams stage: before"
 # One write at a time there: of several under way, Delta itself would refuse one first, in words of its own.
 SAVING_PROGRESS = "ops/progress progress: before"
-FAILED = 1
 # As on machines of their own, where nobody sees whether the other's process is alive: only the lease tells.
 HERE, THERE = {"FAULTS_MACHINE": "here"}, {"FAULTS_MACHINE": "there"}
 
@@ -38,34 +37,28 @@ def refused(place: Workplace, command: list[str]) -> None:
     assert "wait for it to end, or raise lock_wait_seconds" in told
 
 
-def test_on_a_disk_the_second_waits_or_is_refused(
+def test_on_a_disk_others_are_refused_or_wait_and_a_killed_holder_is_replaced_at_once(
     place: Workplace, undisturbed: Undisturbed, finish: Finish, tell: Tell
 ) -> None:
     command = ["run", "--input", str(undisturbed.sample.first)]
-    first, release = holding(place, command, STAGING)
-    refused(place, command)
-    second = place.start(command, "second", None, THERE, lock_wait_seconds=200)
-    release.touch()
-    assert first.wait() == 0, first.text[-4000:]
-    assert second.wait() == 0, second.text[-4000:]
-    assert "nothing new" in second.text
-    differences = finish(0)
-    tell("disk: one refused, one waits", equal=not differences, count=2)
-    assert differences == []
-
-
-def test_on_a_disk_a_killed_holder_is_replaced_at_once(
-    place: Workplace, undisturbed: Undisturbed, finish: Finish, tell: Tell
-) -> None:
-    command = ["run", "--input", str(undisturbed.sample.first)]
+    release = place.folder / "release"
     first = place.start(command, "first", Plan(STAGING, "hold", release=place.folder / "never"))
     first.wait_for(STAGING)
-    second = place.start(command, "second", lock_lease_seconds=3600, lock_wait_seconds=200)
+    refused(place, command)
+    holds_later = Plan(SAVING_PROGRESS, "hold", release=release)
+    second = place.start(command, "second", holds_later, lock_lease_seconds=3600, lock_wait_seconds=200)
     second.wait_for_text("waiting for the lake's lock")
     first.kill()
-    assert second.wait() == 0, second.text[-4000:]
+    second.wait_for(SAVING_PROGRESS)
     assert "took over the lake's lock from a dead run" in second.text
+    third = place.start(command, "third", None, THERE, lock_wait_seconds=200)
+    third.wait_for_text("waiting for the lake's lock")
+    release.touch()
+    assert second.wait() == 0, second.text[-4000:]
+    assert third.wait() == 0, third.text[-4000:]
+    assert "nothing new" in third.text
     differences = finish(0)
+    tell("disk: one refused, one waits", equal=not differences, count=2)
     tell("disk: the holder is killed while another waits", equal=not differences)
     assert differences == []
 

@@ -28,7 +28,7 @@ from tests.oracle.rules import OPTIONAL, REQUIRED
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data" / "raw"
 FILES = int(os.environ.get("KPI_FUZZ_FILES", "2000"))
 FIRST_SEED = int(os.environ.get("KPI_FUZZ_SEED", "1"))
-A_BATCH = 500
+A_BATCH = 1000
 # Where a header and the bytes after it are both bad, either is a reason: it depends on how far was read at once.
 EITHER = {f"reason is {reason}, not not_utf8" for reason in ("missing_column", "duplicate_column", "empty_file")}
 

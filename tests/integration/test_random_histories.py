@@ -264,4 +264,4 @@ def check(spark: SparkSession, directory: Path, seed: int, events: int) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + HISTORIES))
 def test_any_history_in_any_runs_ends_like_one_run(spark: SparkSession, tmp_path: Path, seed: int) -> None:
-    check(spark, tmp_path, seed, events=12)
+    check(spark, tmp_path, seed, events=10)

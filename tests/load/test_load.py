@@ -87,7 +87,7 @@ def test_load(make: Callable[[Path], Path], folder: Path, record_property: Calla
     command = ["run", "--input", str(source), "--lake", str(lake), "--run-id", "load", "--log-format", "json"]
     run = measure(submit_command(command), submit_environment(os.environ), folder / "ours.log")
     measure(
-        [sys.executable, "-m", "tests.bench.duckdb_job", str(source), str(other), "8GB"],
+        [sys.executable, "-m", "tests.bench.duckdb_job", str(source), str(other), "8GB", "kpis"],
         {**os.environ, "PYTHONPATH": str(ROOT), "TZ": "UTC"},
         folder / "duckdb.log",
     )

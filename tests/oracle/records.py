@@ -112,7 +112,8 @@ def _records_over_lines(lines: list[str], columns: tuple[str, ...]) -> Iterator[
             continue
         end = _end_of_record(lines, position)
         whole = "\n".join(lines[number - 1 : end])
-        fields = _fields(whole) if end > position else None
+        # Text behind the quote that closes: it may belong to another record, so these lines are not joined.
+        fields = _fields(whole, strict=True) if end > position else None
         if fields is not None and len(fields) == len(columns):
             position = end
             yield Record(number, whole.rstrip("\r"), dict(zip(columns, fields, strict=True)))

@@ -60,8 +60,9 @@ def test_records_are_cut_out(text: str, expected: list[tuple[int, int, str]]) ->
     [
         ('h,h\na,"b\nc,d\ne,f\n', ['a,"b', "c,d", "e,f"]),
         ('h,h\na,"b\nc,d\ne,"f"\n', ['a,"b', "c,d", 'e,"f"']),
-        # The quote that closes belongs to a record of its own: joined they would have too many columns.
+        # The quote that closes belongs to a record of its own: joined, there would be text behind it.
         ('h,h\na,"b\nc,"d\ne,f\n', ['a,"b', 'c,"d', "e,f"]),
+        ('h,h\na,"b\n"c""\ne,f\n', ['a,"b', '"c""', "e,f"]),
         ('h,h\na,"b\nc"\n', ['a,"b\nc"']),
         ('h,h\na,"b\nc",d\n', ['a,"b', 'c",d']),
         ('h,h\na,b"x\n', ['a,b"x']),
