@@ -62,7 +62,7 @@ cmd_test() {
     if asks_for_help "$@"; then
         echo "usage: ./build.sh test [--all | ARGUMENTS OF PYTEST]"
         echo
-        echo "Without arguments: all tests but the long ones, with coverage; --all: those too."
+        echo "Without arguments: all tests but the long ones, with coverage; --all: those in place of their samples."
         echo "With arguments of pytest: just what they say, for instance"
         echo "  ./build.sh test tests/unit -k songs -x"
         return
@@ -76,7 +76,7 @@ cmd_test() {
         shift
         "$PYTHON" -m tests.local.class_archive delta
         "$PYTHON" -m tests.local.class_archive delta s3
-        set -- "${parallel[@]}" "$@"
+        set -- "${parallel[@]}" -m "not sample and not image" "$@"
     fi
     exec "$PYTHON" -m pytest "$@"
 }

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
 from spark_app.session import build_session
+from tests.faults.report import print_table
 from tests.local.spark_submit import SHORT_RUN_JAVA_OPTIONS, spark_home, submit_environment, submit_options
 
 # Many small frames: what a laptop gains on large ones is only start-up here.
@@ -48,6 +51,28 @@ def spark() -> Iterator[SparkSession]:
 
 
 def pytest_configure() -> None:
-    """Let tests find what `./build.sh` installed, whatever starts them."""
+    """Let tests find what `./build.sh` installed, and interrupt what they start, whatever starts them."""
     os.environ.setdefault("SPARK_HOME", str(spark_home()))
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what it runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+FIGURE = "figure"
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, Any], None]) -> Callable[[str], None]:
+    """Print a line at the end of all tests, whichever worker finds it."""
+    return lambda line: record_property(FIGURE, line)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print which faults were tried and what else tests told; in parallel runs no other folder has such a hook."""
+    tests = [test for outcome in ("passed", "failed") for test in terminalreporter.stats.get(outcome, [])]
+    told = [(name, what) for test in tests for name, what in getattr(test, "user_properties", [])]
+    print_table(terminalreporter, told)
+    if figures := [line for name, line in told if name == FIGURE]:
+        terminalreporter.section("figures")
+        for line in figures:
+            terminalreporter.write_line(line)

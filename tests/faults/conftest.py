@@ -20,7 +20,7 @@ from mypy_boto3_dynamodb import DynamoDBClient
 
 from tests.faults.bucket import QUICK, RunOfDag, client_of
 from tests.faults.harness import End, Workplace, end_of
-from tests.faults.report import ROWS, print_table, rows_of
+from tests.faults.report import ROWS, rows_of
 from tests.faults.sample import Sample, write_sample
 from tests.local.dynamodb_fixtures import dynamodb, dynamodb_server, faulty_dynamodb, table_prefix
 from tests.local.dynamodb_local import DynamoDBLocal
@@ -29,11 +29,6 @@ from tests.local.spark_submit import ROOT
 __all__ = ["dynamodb", "dynamodb_server", "faulty_dynamodb", "table_prefix"]
 
 Tell = Callable[..., None]
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print what was tried, and whether anything was lost."""
-    print_table(terminalreporter)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 ROWS = "faults"
@@ -13,12 +14,9 @@ def rows_of(topic: str, tried: str, note: str, count: int, *, equal: bool) -> di
     return {"topic": topic, "tried": tried, "note": note, "count": count, "equal": equal}
 
 
-def print_table(reporter: Any) -> None:
-    """Print all rows, then how many faults were tried and how many ends were not equal."""
-    rows: list[dict[str, Any]] = []
-    for outcome in ("passed", "failed"):
-        for test in reporter.stats.get(outcome, []):
-            rows += [row for name, row in getattr(test, "user_properties", []) if name == ROWS]
+def print_table(reporter: Any, told: Iterable[tuple[str, Any]]) -> None:
+    """Print all rows that tests told, then how many faults were tried and how many ends were not equal."""
+    rows: list[dict[str, Any]] = [row for name, row in told if name == ROWS]
     if not rows:
         return
     reporter.section("faults")

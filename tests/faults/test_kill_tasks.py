@@ -47,6 +47,7 @@ WRITES = [
 QUICK = [("write_to_dynamodb 1: BatchWriteItem", 2, AFTER), ("archive_files: DeleteObject raw a.csv", 1, BEFORE)]
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("point", [pytest.param(point, id=", ".join(map(str, point))) for point in QUICK])
 def test_killed_task_is_begun_anew(
     new_run: NewRun, undisturbed_tasks: dict[str, Any], point: tuple[str, int, str], tell: Tell

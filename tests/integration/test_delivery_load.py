@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Run:
 
 @pytest.mark.parametrize(
     ("items", "a_second"),
-    [(2_000, 800), pytest.param(100_000, 2_500, marks=pytest.mark.long)],
+    [pytest.param(2_000, 800, marks=pytest.mark.sample), pytest.param(100_000, 2_500, marks=pytest.mark.long)],
     ids=["2,000 items", "100,000 items"],
 )
 def test_metered_capacity(
@@ -49,6 +50,7 @@ def test_metered_capacity(
     tmp_path: Path,
     items: int,
     a_second: int,
+    figure: Callable[[str], None],
 ) -> None:
     days = kpi_items(items)
     write_large_export(tmp_path, 1, days)
@@ -59,10 +61,11 @@ def test_metered_capacity(
         counts = stub.counts()
         requests, per_second = counts["requests"]["BatchWriteItem"], counts["seconds"]
         least = -(-items // BATCH)
-        print(
-            f"\n{items:,} items at {a_second:,} a second: {requests:,} requests, {requests / least:.2f} × the least; "
-            f"{counts['refused']} refused, {counts['unprocessed']:,} items handed back; at most {max(per_second)} "
-            f"requests a second; {run.seconds:.1f} s, {run.cpu_seconds:.1f} s of CPU"
+        figure(
+            f"delivery: {items:,} items at {a_second:,} a second: {requests:,} requests, "
+            f"{requests / least:.2f} × the least; {counts['refused']} refused, "
+            f"{counts['unprocessed']:,} items handed back; at most {max(per_second)} requests a second; "
+            f"{run.seconds:.1f} s, {run.cpu_seconds:.1f} s of CPU"
         )
         assert_same_items(stub, table_prefix, days)
     assert counts["refused"] + counts["unprocessed"] > 0  # else nothing was shown
@@ -79,7 +82,7 @@ def test_metered_capacity(
 
 @pytest.mark.usefixtures("dynamodb")
 def test_server_that_takes_nothing_for_a_while(
-    dynamodb_server: DynamoDBLocal, table_prefix: str, tmp_path: Path
+    dynamodb_server: DynamoDBLocal, table_prefix: str, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
     """All threads wait together: a handful of requests, next to no CPU, and all goes on when the server does."""
     days = kpi_items(1_000)
@@ -93,7 +96,7 @@ def test_server_that_takes_nothing_for_a_while(
         before, cpu = stub.counts()["refused"], cpu_seconds(writer)
         time.sleep(3)
         refused, cpu = stub.counts()["refused"] - before, cpu_seconds(writer) - cpu
-        print(f"\n3 s without capacity: {before} requests, then {refused} more, {cpu:.2f} s of CPU")
+        figure(f"delivery: 3 s without capacity: {before} requests, then {refused} more, {cpu:.2f} s of CPU")
         assert before <= 40
         assert refused <= 10
         assert cpu <= 0.3

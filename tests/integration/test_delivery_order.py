@@ -103,7 +103,13 @@ def test_older_export_is_refused_once_a_newer_one_has_begun(
     ],
 )
 def test_writer_asleep_in_its_batch_lands_no_other_and_it_is_mended(
-    dynamodb: DynamoDBClient, table_prefix: str, tmp_path: Path, faulty_dynamodb: Proxy, lands: str, workers: int
+    dynamodb: DynamoDBClient,
+    table_prefix: str,
+    tmp_path: Path,
+    faulty_dynamodb: Proxy,
+    figure: Callable[[str], None],
+    lands: str,
+    workers: int,
 ) -> None:
     """SIGSTOP with one batch a thread under way; a newer export is delivered; they land; SIGCONT.
 
@@ -113,6 +119,7 @@ def test_writer_asleep_in_its_batch_lands_no_other_and_it_is_mended(
     older, newer = days(1, genres=700, plays=OLDER_PLAYS), days(1, genres=650, plays=NEWER_PLAYS)
     write_export(tmp_path, 1, older)
     land, landed, asleep = threading.Event(), threading.Semaphore(0), threading.Event()
+    readings: list[Request] = []
 
     def hold(request: Request) -> Fault:
         if request.operation != "BatchWriteItem" or not workers <= request.number < 2 * workers:
@@ -131,9 +138,11 @@ def test_writer_asleep_in_its_batch_lands_no_other_and_it_is_mended(
         write_export(tmp_path, 2, newer)
 
         def wait_for_late_batches(request: Request) -> Fault:
-            # The first reading after what was written: two tables of one date were read before.
-            if (request.operation, request.number) == ("Query", 2) and lands == "while the newer one reads back":
-                let_land()
+            # The second reading of their table is the one after what was written; tables are read side by side.
+            if request.operation == "Query" and request.body["TableName"].endswith(DAILY):
+                readings.append(request)
+                if len(readings) == 2 and lands == "while the newer one reads back":
+                    let_land()
             return PASS
 
         def let_land() -> None:
@@ -156,7 +165,9 @@ def test_writer_asleep_in_its_batch_lands_no_other_and_it_is_mended(
     assert sleeper.returncode == 0, err
     assert "export 1 is superseded" in out
     late = puts_of(OLDER_PLAYS, proxy.of("BatchWriteItem"))
-    print(f"\n{len(late) - workers} batches under way, landing {lands}: 0 items wrong in the end, 0 batches more")
+    figure(
+        f"delivery: {len(late) - workers} batches under way, landing {lands}: 0 items wrong in the end, 0 batches more"
+    )
     assert len(late) == 2 * workers  # those before it fell asleep, those under way, and none after
     assert kpis(dynamodb, table_prefix) == expected(newer)
     assert statuses(dynamodb, table_prefix)["2024-06-01"]["version"] == 2

@@ -83,11 +83,11 @@ def test_users_come_and_songs_are_corrected_and_their_listens_wait_and_count_aga
     history.run()  # users alone are no reason to compute
     after = history.application.versions()
     assert {table for table in after if table.startswith("kpis/") and after[table] != before[table]} == set()
-    # The corrected file no longer names B: its listens wait. A has another genre.
+    # The corrected file no longer names B, another one does. A has another genre.
     history.put("songs/a.csv", "1,A,Ann;Cy,Alpha 2,60,1001,jazz")
-    history.run()
     history.put("songs/b.csv", "3,B,Bea,Beta 3,70,3000,jazz")
     history.run()
+    # Without that one, the listens of B wait.
     history.files("withdraw", "songs/b.csv")
     history.oracle.withdraw("songs/b.csv")
     history.compare()
@@ -101,7 +101,7 @@ def test_users_come_and_songs_are_corrected_and_their_listens_wait_and_count_aga
 @pytest.mark.long
 def test_a_backlog_is_digested_in_pieces(history: History) -> None:
     """Two files a run; at the end the tables are those of one run."""
-    for number in range(3):
+    for number in range(1, 3):
         history.put(f"streams/more {number}.csv", *_listens((number, "A"), (number, "B"), day=26 + number))
     exit_codes: list[int] = []
     while len(exit_codes) < 12:

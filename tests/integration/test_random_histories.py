@@ -9,7 +9,7 @@ import gzip
 import json
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from fractions import Fraction
@@ -241,7 +241,8 @@ class History:
         self.told.append(f"put {name}")
 
 
-def check(spark: SparkSession, directory: Path, seed: int, events: int) -> None:
+def check(spark: SparkSession, directory: Path, seed: int, events: int) -> str:
+    """Compare the end of a history with that of one run, and return what happened in it."""
     history = History(Place(Application(spark, directory / "input", directory / "lake", SETTINGS)), seed)
     history.live(events)
     once = Place(Application(spark, directory / "final" / "input", directory / "final" / "lake", SETTINGS))
@@ -250,7 +251,6 @@ def check(spark: SparkSession, directory: Path, seed: int, events: int) -> None:
     once.run()
     once.deliver()
     told = f"seed {seed}: " + "; ".join(history.told)
-    print(told)
     lived, at_once = history.place.end(), once.end()
     for what, found in lived.items():
         assert found == at_once[what], told
@@ -258,10 +258,13 @@ def check(spark: SparkSession, directory: Path, seed: int, events: int) -> None:
     assert differences(history.place.application.kpis(), once.application.kpis()) == [], told
     oracle = Oracle(limits=Limits(Fraction(1, 2), Fraction(1)))
     assert differences(once.application.kpis(), oracle.run(once.application.input).tables) == [], told
+    return told
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + HISTORIES))
-def test_any_history_in_any_runs_ends_like_one_run(spark: SparkSession, tmp_path: Path, seed: int) -> None:
-    check(spark, tmp_path, seed, events=10)
+def test_any_history_in_any_runs_ends_like_one_run(
+    spark: SparkSession, tmp_path: Path, seed: int, figure: Callable[[str], None]
+) -> None:
+    figure(f"history: {check(spark, tmp_path, seed, events=7)}")
