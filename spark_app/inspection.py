@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from spark_app.contracts import Contract, load_contract
 from spark_app.input_files import InputFile
-from spark_app.records import WHITE_SPACE
+from spark_app.records import FIRST_NOT_WHITE, WHITE_SPACE
 from spark_app.storage import storage_for
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _MAX_LINE = 32 * 1024 * 1024  # longer ones would be several times in memory, of
 _BOM = codecs.BOM_UTF8
 _PATTERN_CHARACTERS = set("{}[]*?\\")
 _GZIP = 16 + zlib.MAX_WBITS
-_FIRST_NOT_WHITE = b"!"  # in the order of bytes, all white space comes before it
+_FIRST_NOT_WHITE = FIRST_NOT_WHITE.encode()
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from spark_app.storage import as_glob, storage_for
 UNCLOSED_QUOTE = "unclosed_quote"
 WRONG_COLUMN_COUNT = "wrong_column_count"
 WHITE_SPACE = " \t\r\n\f\v"
-_FIRST_NOT_WHITE = "!"  # in the order of bytes, all white space comes before it
+FIRST_NOT_WHITE = "!"  # in the order of bytes, all white space comes before it
 _MAX_RECORD_LINES = 1000
 _MOST_COMMAS = 20000
 csv.field_size_limit(sys.maxsize)
@@ -117,13 +117,13 @@ def quoted_records(spark: SparkSession, files: list[SourceFile]) -> DataFrame:
 
 def is_blank(raw: Column) -> Column:
     """Whether a line holds nothing but white space: such a line is no record."""
-    return (raw < F.lit(_FIRST_NOT_WHITE)) & (F.length(F.btrim(raw, F.lit(WHITE_SPACE))) == 0)
+    return (raw < F.lit(FIRST_NOT_WHITE)) & (F.length(F.btrim(raw, F.lit(WHITE_SPACE))) == 0)
 
 
 def trimmed(text: Column) -> Column:
     """Take white space off both ends. Most fields have none, and to see that is much cheaper than to trim."""
     ends = reduce(or_, [text.endswith(character) for character in WHITE_SPACE])
-    clean = (text >= F.lit(_FIRST_NOT_WHITE)) & ~ends
+    clean = (text >= F.lit(FIRST_NOT_WHITE)) & ~ends
     return F.when(clean, text).otherwise(F.btrim(text, F.lit(WHITE_SPACE)))
 
 

@@ -1,6 +1,6 @@
 """However files come, change, go and come again, and however that is cut into runs: the end is that of one run.
 
-`KPI_HISTORIES=50` tries more of them, `KPI_HISTORY_SEED=…` others.
+`KPI_HISTORIES=50` tries so many others, from `KPI_HISTORY_SEED=…` on.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from tests.integration.bad_files import HEADERS, MODIFIED, rows
 from tests.oracle import Oracle
 from tests.oracle.fates import Limits
 
-HISTORIES = int(os.environ.get("KPI_HISTORIES", "2"))
+HISTORIES = int(os.environ.get("KPI_HISTORIES", "0"))
 FIRST_SEED = int(os.environ.get("KPI_HISTORY_SEED", "1"))
+# Between them, the histories of these two have each kind of event.
+SEEDS = range(FIRST_SEED, FIRST_SEED + HISTORIES) if HISTORIES else (6, 48)
 # A file's fate must not depend on what else is there at the time; that is tested in test_histories.py.
 SETTINGS = {"max_waiting_share": "1", "max_quarantined_share": "0.5"}
 BAD = ("?,A,2024-06-24 10:00:00", "1,,2024-06-24 10:00:00", "1,A,2024-02-30 10:00:00", '1,"A,2024-06-24 10:00:00')
@@ -90,7 +92,9 @@ class Place:
         accepted = ledger.with_status(Status.ACCEPTED)
         names = {version.file_id: version.name for version in accepted}
         streams = self.application.rows("staged/streams", ("file_id", "user_id", "track_id", "listen_time", "copies"))
-        bad = self.application.rows("quarantine/records", ("file_name", "line_number", "raw", "reasons"))
+        bad: list[tuple[Any, ...]] = []  # before the first bad row there is no such table
+        if (self.application.lake / "quarantine" / "records").exists():
+            bad = self.application.rows("quarantine/records", ("file_name", "line_number", "raw", "reasons"))
         kept = {name for version in accepted if (name := version.name)}
         return {
             "files": sorted(
@@ -263,7 +267,7 @@ def check(spark: SparkSession, directory: Path, seed: int, events: int) -> str:
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + HISTORIES))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_any_history_in_any_runs_ends_like_one_run(
     spark: SparkSession, tmp_path: Path, seed: int, figure: Callable[[str], None]
 ) -> None:

@@ -4,20 +4,17 @@ from chispa import assert_df_equality
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_app.catalogue import changed_tracks, current_songs, current_tracks
+from tests.unit.spark_app.builders import STAGED_SONGS
 
-STAGED = (
-    "file_modified_at timestamp, file_name string, track_id string, id bigint, track_genre string, "
-    "track_name string, artists array<string>, popularity bigint, duration_ms bigint"
-)
 SONGS = (
-    "track_id string, id bigint, track_genre string, track_name string, artists array<string>, popularity bigint, "
+    "track_id string, id bigint, track_genre string, track_name string, artists string, popularity bigint, "
     "duration_ms bigint"
 )
 OLD, NEW = datetime(2024, 6, 1), datetime(2024, 6, 2)
 
 
 def row(track: str, genre: str = "pop", name: str = "n", popularity: int = 1) -> tuple[object, ...]:
-    return track, 1, genre, name, ["A"], popularity, 1000
+    return track, 1, genre, name, "A", popularity, 1000
 
 
 def songs(spark: SparkSession, *rows: tuple[object, ...]) -> DataFrame:
@@ -30,7 +27,7 @@ def staged(spark: SparkSession, *files: tuple[datetime, str, list[tuple[object, 
         for modified, name, content in files
         for track, id_, genre, title, artists, popularity, ms in content
     ]
-    return spark.createDataFrame(rows, STAGED).coalesce(1)
+    return spark.createDataFrame(rows, STAGED_SONGS).coalesce(1)
 
 
 def test_a_newer_file_replaces_all_rows_of_the_tracks_that_it_names(spark: SparkSession) -> None:

@@ -14,11 +14,7 @@ from spark_app.lake import Lake
 from spark_app.log import Steps
 from spark_app.result import RunResult
 from spark_app.settings import load_settings
-
-STAGED = (
-    "file_modified_at timestamp, file_name string, track_id string, id bigint, track_genre string, "
-    "track_name string, artists string, popularity bigint, duration_ms bigint"
-)
+from tests.unit.spark_app.builders import STAGED_SONGS
 
 
 @pytest.fixture
@@ -31,7 +27,7 @@ def context(spark: SparkSession, tmp_path: Path) -> Context:
 def stage(context: Context, *tracks: str) -> int:
     """Let the staged songs be these tracks; return the version."""
     rows = [(datetime(2024, 6, 1), "songs/a.csv", track, 1, "pop", track, "A", 1, 1000) for track in tracks]
-    frame = context.spark.createDataFrame(rows, STAGED).coalesce(1)
+    frame = context.spark.createDataFrame(rows, STAGED_SONGS).coalesce(1)
     return context.lake.staged(Dataset.SONGS).replace(frame, None, {})
 
 
