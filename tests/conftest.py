@@ -28,6 +28,7 @@ TEST_CONF = {
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.ui.showConsoleProgress": "false",
 }
+FIGURE = "figure"
 
 
 @pytest.fixture(scope="session")
@@ -56,9 +57,6 @@ def pytest_configure() -> None:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what it runs in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-FIGURE = "figure"
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tests.faults.conftest import Tell
 from tests.faults.harness import SETTINGS, Plan, Workplace, end_of
 from tests.faults.sample import Sample
 
-pytestmark = [pytest.mark.integration, pytest.mark.sample]
+pytestmark = pytest.mark.integration
 # Everything is staged and nothing is settled. (Recovery once forgot how many listens waited for their songs.)
 POINTS = ("ops/ingested_files settle: inside",)
 

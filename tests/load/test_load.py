@@ -2,7 +2,7 @@
 
 Each run is the application by `spark-submit` as users start it; its KPIs are DuckDB's, cell by cell, and each row has
 one fate.
-`KPI_LOAD_SHARE=0.01` makes all of it a hundred times smaller, for a quick look.
+`KPI_LOAD_SHARE=0.01` makes all but the many files a hundred times smaller, for a quick look.
 """
 
 from __future__ import annotations

@@ -13,10 +13,11 @@ from spark_app.settings import Settings, load_settings
 from spark_app.validation import Checked, check
 
 FILE_TIME = datetime(2024, 6, 26, tzinfo=UTC)
-STAGED_SONGS = (
-    "file_modified_at timestamp, file_name string, track_id string, id bigint, track_genre string, "
-    "track_name string, artists string, popularity bigint, duration_ms bigint"
+SONGS = (
+    "track_id string, id bigint, track_genre string, track_name string, artists string, popularity bigint, "
+    "duration_ms bigint"
 )
+STAGED_SONGS = f"file_modified_at timestamp, file_name string, {SONGS}"
 HEADERS = {
     Dataset.STREAMS: ("user_id", "track_id", "listen_time"),
     Dataset.SONGS: ("id", "track_id", "artists", "track_name", "popularity", "duration_ms", "track_genre"),

@@ -4,12 +4,8 @@ from chispa import assert_df_equality
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_app.catalogue import changed_tracks, current_songs, current_tracks
-from tests.unit.spark_app.builders import STAGED_SONGS
+from tests.unit.spark_app.builders import SONGS, STAGED_SONGS
 
-SONGS = (
-    "track_id string, id bigint, track_genre string, track_name string, artists string, popularity bigint, "
-    "duration_ms bigint"
-)
 OLD, NEW = datetime(2024, 6, 1), datetime(2024, 6, 2)
 
 

@@ -15,13 +15,9 @@ from spark_app.kpis.inputs import (
     unique_listens,
 )
 from spark_app.validation import instant_to_local
-from tests.unit.spark_app.builders import instant
+from tests.unit.spark_app.builders import SONGS, instant
 
 STAGED = "file_id int, user_id bigint, track_id string, listen_time timestamp"
-SONGS = (
-    "track_id string, id bigint, track_genre string, track_name string, artists string, popularity bigint, "
-    "duration_ms bigint"
-)
 
 Listen = tuple[int, str, str]
 Song = tuple[str, str, str, str, int, int]
