@@ -26,18 +26,18 @@ python_3_11() {
     fail "Python 3.11 is needed, as 'python3.11' or 'python3' (Debian 12: apt-get install python3 python3-venv)"
 }
 
-# Show the help of a module of tests/local, which needs no tools for that.
+# Show the help of a module of tools, which needs no tools for that.
 show_help() {
     local python
     python=$(python_3_11)
-    PYTHONPATH=$ROOT exec "$python" -m "tests.local.$1" --help
+    PYTHONPATH=$ROOT exec "$python" -m "tools.$1" --help
 }
 
 # Get the tools that are not there yet, and the jars for the purposes named (see docker/jars.txt).
 set_up() {
     local python settings
     python=$(python_3_11)
-    settings=$(PYTHONPATH=$ROOT "$python" -m tests.local.toolchain "$@")
+    settings=$(PYTHONPATH=$ROOT "$python" -m tools.toolchain "$@")
     eval "$settings"
     export TZ=UTC PYTHONPATH=$ROOT:$ROOT/dags PYSPARK_PYTHON=$PYTHON PYSPARK_DRIVER_PYTHON=$PYTHON
 }
@@ -48,13 +48,13 @@ set_up() {
 cmd_run() {
     if asks_for_help "$@"; then show_help main_job; fi
     set_up delta
-    exec "$PYTHON" -m tests.local.main_job "$@"
+    exec "$PYTHON" -m tools.main_job "$@"
 }
 
 ## app    any command of the application: ./build.sh app files list --lake .build/lake
 cmd_app() {
     set_up delta
-    exec "$PYTHON" -m tests.local.app "$@"
+    exec "$PYTHON" -m tools.app "$@"
 }
 
 ## test   run the tests and report coverage (--all: the long ones too); other arguments go to pytest
@@ -74,8 +74,8 @@ cmd_test() {
         set -- "${parallel[@]}" --cov --cov-report=term --cov-report=html -m "not long and not image"
     elif [[ $1 == --all ]]; then
         shift
-        "$PYTHON" -m tests.local.class_archive delta
-        "$PYTHON" -m tests.local.class_archive delta s3
+        "$PYTHON" -m tools.class_archive delta
+        "$PYTHON" -m tools.class_archive delta s3
         set -- "${parallel[@]}" -m "not sample and not image" "$@"
     fi
     exec "$PYTHON" -m pytest "$@"
@@ -85,7 +85,7 @@ cmd_test() {
 cmd_bench() {
     set_up delta
     cd "$ROOT"
-    exec "$PYTHON" -m tests.bench.main "$@"
+    exec "$PYTHON" -m bench.main "$@"
 }
 
 ## lint   check style, types and shell scripts; --fix first repairs what can be repaired
@@ -114,14 +114,14 @@ cmd_lint() {
 cmd_image() {
     if asks_for_help "$@"; then show_help image; fi
     set_up delta s3
-    exec "$PYTHON" -m tests.local.image "$@"
+    exec "$PYTHON" -m tools.image "$@"
 }
 
 ## push   push the image to ECR and print its digest; --dry-run shows each command
 cmd_push() {
     if asks_for_help "$@"; then show_help image_push; fi
     set_up delta
-    exec "$PYTHON" -m tests.local.image_push "$@"
+    exec "$PYTHON" -m tools.image_push "$@"
 }
 
 ## dag    run the DAG with a real Airflow on an emulated AWS; --ui leaves the web UI up, --test runs its tests
@@ -129,21 +129,21 @@ cmd_dag() {
     if asks_for_help "$@"; then show_help dag_job; fi
     set_up delta s3
     cd "$ROOT"
-    exec "$PYTHON" -m tests.local.dag_job "$@"
+    exec "$PYTHON" -m tools.dag_job "$@"
 }
 
 ## package  put what MWAA or another Airflow needs into .build/package/
 cmd_package() {
     if asks_for_help "$@"; then show_help package; fi
     set_up
-    exec "$PYTHON" -m tests.local.package "$@"
+    exec "$PYTHON" -m tools.package "$@"
 }
 
 ## lock   write locks/ again from pyproject.toml; --upgrade takes the newest versions
 cmd_lock() {
     if asks_for_help "$@"; then show_help lock; fi
     set_up
-    exec "$PYTHON" -m tests.local.lock "$@"
+    exec "$PYTHON" -m tools.lock "$@"
 }
 
 ## clean  remove all that was made and got (.build/)

@@ -166,7 +166,7 @@ def smtp_server() -> Any:
     """Return the e-mail server of the Airflow connection, or None where there is no such connection."""
     from airflow.sdk import Connection
 
-    from kpi_pipeline.alerts import DEFAULT_SMTP_PORT, SmtpServer
+    from kpi_pipeline.alerts.failure_alert import DEFAULT_SMTP_PORT, SmtpServer
 
     try:
         found = Connection.get(SMTP_CONN_ID)
@@ -230,7 +230,7 @@ def spark_run_id_of(ti: Any) -> str | None:
 
 def alert_of_task(context: Any) -> None:
     """Send an alert when `mark_failed` itself has failed."""
-    from kpi_pipeline.alerts import Alert, send_alert
+    from kpi_pipeline.alerts.failure_alert import Alert, send_alert
 
     connect()
     text = f"Task {context['ti'].task_id} of run {context['run_id']} has failed: {context.get('exception')}"

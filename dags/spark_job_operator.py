@@ -16,7 +16,7 @@ from typing import Any
 from airflow.providers.amazon.aws.operators.emr import EmrServerlessStartJobOperator
 from airflow.providers.amazon.aws.triggers.emr import EmrServerlessStartJobTrigger
 
-from kpi_pipeline import spark_job
+from kpi_pipeline.emr import job as spark_job
 
 try:
     from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferralError, TaskDeferralTimeout
@@ -73,7 +73,7 @@ class SparkJobOperator(EmrServerlessStartJobOperator):
     def job_over(self, context: Any, event: dict[str, Any] | None, told: dict[str, Any]) -> str:
         """Conclude: return the job's id, or raise with all that is known of its failure."""
         from kpi_pipeline.buckets import Buckets
-        from kpi_pipeline.run_outcome import read_result
+        from kpi_pipeline.files.outcome import read_result
         from kpi_pipeline.steps import settings_of
 
         settings = settings_of(context["ti"].xcom_pull(task_ids=self.claim_task))

@@ -10,19 +10,19 @@ from datetime import date
 
 from pyspark.sql import DataFrame
 
-from spark_app.catalogue_ahead import CatalogueAhead
-from spark_app.context import Context
-from spark_app.contracts import Dataset
-from spark_app.dynamodb_layout import load_layout
+from spark_app.config.contracts import Dataset
+from spark_app.config.dynamodb_layout import load_layout
 from spark_app.errors import NothingUsableError, UsageError
-from spark_app.export import MANIFEST, ExportPlan, dates_to_export, kpi_versions, read_export_state, write_export
-from spark_app.ingest import ingest
-from spark_app.input_files import Listing, list_input, read_manifest
+from spark_app.export.export import MANIFEST, ExportPlan, dates_to_export, kpi_versions, read_export_state, write_export
+from spark_app.ingest.discovery import Listing, list_input, read_manifest
+from spark_app.ingest.file_ledger import Ledger, Status, load_ledger, save_ledger
+from spark_app.ingest.ingest import ingest
 from spark_app.kpis import all_kpis
-from spark_app.lake import mark_lake
-from spark_app.ledger import Ledger, Status, load_ledger, save_ledger
+from spark_app.kpis.catalogue_ahead import CatalogueAhead
+from spark_app.lake.storage import join, storage_for
+from spark_app.lake.tables import mark_lake
 from spark_app.log import log
-from spark_app.progress import (
+from spark_app.publish.dirty_dates import (
     DirtyDates,
     all_dates,
     find_dirty_dates,
@@ -30,9 +30,9 @@ from spark_app.progress import (
     save_progress,
     staged_versions,
 )
-from spark_app.publish import publish
+from spark_app.publish.publish import publish
 from spark_app.recovery import recover, take_back
-from spark_app.storage import join, storage_for
+from spark_app.run.context import Context
 
 
 def run(context: Context, source: str | None, manifest: str | None) -> None:

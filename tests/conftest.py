@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from spark_app.session import build_session
+from spark_app.spark.session import build_session
 from tests.faults.report import print_table
-from tests.local.spark_submit import SHORT_RUN_JAVA_OPTIONS, spark_home, submit_environment, submit_options
+from tools.spark_submit import SHORT_RUN_JAVA_OPTIONS, spark_home, submit_environment, submit_options
 
 # Many small frames: what a laptop gains on large ones is only start-up here.
 TEST_CONF = {

@@ -16,14 +16,14 @@ from typing import Any, NoReturn
 
 from kpi_pipeline.aws import dynamodb_client, plain_aws_errors
 from kpi_pipeline.buckets import Buckets
-from kpi_pipeline.claims import ClaimLedger
-from kpi_pipeline.delivery import LATEST, Outcome, deliver
+from kpi_pipeline.dynamodb.reading import Day, read_day
 from kpi_pipeline.errors import PipelineError, UsageError
+from kpi_pipeline.export.delivery import LATEST, Outcome, deliver
+from kpi_pipeline.files.claims import ClaimLedger
+from kpi_pipeline.files.reingest import write_reingest_manifest
+from kpi_pipeline.files.release import release
 from kpi_pipeline.lake import open_lake
 from kpi_pipeline.log import set_up_logging, warn
-from kpi_pipeline.reading import Day, read_day
-from kpi_pipeline.reingest import write_reingest_manifest
-from kpi_pipeline.release import release
 from kpi_pipeline.settings import load_settings
 
 WIDEST_CELL = 40

@@ -9,11 +9,18 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable
 
-from kpi_pipeline import archive as archiving
-from kpi_pipeline import run_outcome
-from kpi_pipeline.alerts import Alert, SmtpServer, send_alert
-from kpi_pipeline.archive import move_done
-from kpi_pipeline.arrivals import (
+from kpi_pipeline.alerts.failure_alert import Alert, SmtpServer, send_alert
+from kpi_pipeline.aws import plain_aws_errors, service_client
+from kpi_pipeline.buckets import Buckets
+from kpi_pipeline.emr.job import failure_of, get_job
+from kpi_pipeline.errors import PipelineError, SupersededError
+from kpi_pipeline.export.delivery import Delivery, PartReport, mend_newer, verify_and_mend
+from kpi_pipeline.export.reader import Export, latest_undelivered
+from kpi_pipeline.export.reader import read_manifest as read_export
+from kpi_pipeline.files import archive as archiving
+from kpi_pipeline.files import outcome as run_outcome
+from kpi_pipeline.files.archive import move_done
+from kpi_pipeline.files.arrivals import (
     STREAMS,
     claim_arrivals,
     list_source,
@@ -22,20 +29,13 @@ from kpi_pipeline.arrivals import (
     safe_name,
     write_manifest,
 )
-from kpi_pipeline.aws import plain_aws_errors, service_client
-from kpi_pipeline.buckets import Buckets
-from kpi_pipeline.claims import REJECTED, ClaimLedger, Liveness
-from kpi_pipeline.delivery import Delivery, PartReport, mend_newer, verify_and_mend
-from kpi_pipeline.errors import PipelineError, SupersededError
-from kpi_pipeline.export_reader import Export, latest_undelivered
-from kpi_pipeline.export_reader import read_manifest as read_export
-from kpi_pipeline.input_checks import all_streams_bad, check_inputs
+from kpi_pipeline.files.claims import REJECTED, ClaimLedger, Liveness
+from kpi_pipeline.files.input_checks import all_streams_bad, check_inputs
+from kpi_pipeline.files.outcome import Outcome
 from kpi_pipeline.lake import open_lake
 from kpi_pipeline.log import log, warn
 from kpi_pipeline.pipeline_settings import PipelineSettings
-from kpi_pipeline.run_outcome import Outcome
 from kpi_pipeline.settings import DeliverySettings, load_settings
-from kpi_pipeline.spark_job import failure_of, get_job
 
 REJECTED_BY_HEADER = "missing_column"
 JOB_TASK = "run_spark_app"

@@ -22,6 +22,6 @@ def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `./build.sh package` makes."""
     folder = tmp_path_factory.mktemp("package") / "package"
-    code = f"from pathlib import Path; from tests.local.package import build; build(Path({str(folder)!r}))"
+    code = f"from pathlib import Path; from tools.package import build; build(Path({str(folder)!r}))"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     return folder

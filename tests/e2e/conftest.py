@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.pipeline import Mailbox
-from tests.local.dag_job import IMAGE
-from tests.local.emulated_aws import EmulatedAws
-from tests.local.main_job import sample_data
-from tests.local.toolchain import ROOT
+from tools.dag_job import IMAGE
+from tools.emulated_aws import EmulatedAws
+from tools.main_job import sample_data
+from tools.toolchain import ROOT
 
 TRACKS = 40
 REAL_DATA = ROOT.parent / "shared" / "data" / "raw"

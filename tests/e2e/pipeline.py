@@ -20,14 +20,14 @@ from typing import Any
 import duckdb
 from aiosmtpd.controller import Controller
 
-from kpi_pipeline.claims import ClaimLedger, Entry
 from kpi_pipeline.conf_files import load_toml
+from kpi_pipeline.files.claims import ClaimLedger, Entry
 from kpi_pipeline.settings import load_settings
-from tests.local.airflow_runs import Airflow, DagRun
-from tests.local.airflow_tools import NEWEST, get_airflow
-from tests.local.dag_job import QUICK_SETTINGS
-from tests.local.dynamodb_local import free_port
-from tests.local.emulated_aws import ROLE, EmulatedAws
+from tools.airflow_runs import Airflow, DagRun
+from tools.airflow_tools import NEWEST, get_airflow
+from tools.dag_job import QUICK_SETTINGS
+from tools.dynamodb_local import free_port
+from tools.emulated_aws import ROLE, EmulatedAws
 
 Row = dict[str, Any]
 

@@ -8,10 +8,10 @@ import pytest
 
 from tests.e2e.conftest import Source
 from tests.e2e.pipeline import Mailbox, Pipeline, differences
-from tests.local.airflow_runs import kill_group
-from tests.local.dynamodb_proxy import FaultyDynamoDB, TokenBucket
-from tests.local.emulated_aws import EmulatedAws
-from tests.local.http_proxy import HttpProxy
+from tests.support.dynamodb_proxy import FaultyDynamoDB, TokenBucket
+from tests.support.http_proxy import HttpProxy
+from tools.airflow_runs import kill_group
+from tools.emulated_aws import EmulatedAws
 
 CORRECTED = 20
 DAY_TASKS = (

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.conftest import Source
 from tests.e2e.pipeline import Mailbox, Pipeline, differences
-from tests.local.emulated_aws import EmulatedAws
+from tools.emulated_aws import EmulatedAws
 
 PATIENCE_S = 240
 TASK_PROCESS = re.compile(r"airflow worker -- [0-9a-f]{8}-[0-9a-f-]{27}")  # the one that runs the operator

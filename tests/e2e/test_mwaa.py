@@ -7,10 +7,10 @@ import os
 import pytest
 
 from tests.e2e.pipeline import Mailbox, Pipeline, differences
-from tests.local.dag_job import IMAGE
-from tests.local.emulated_aws import EmulatedAws
-from tests.local.emulated_jobs import has_image
-from tests.local.main_job import sample_data
+from tools.dag_job import IMAGE
+from tools.emulated_aws import EmulatedAws
+from tools.emulated_jobs import has_image
+from tools.main_job import sample_data
 
 
 @pytest.fixture(scope="module")

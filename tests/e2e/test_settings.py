@@ -3,7 +3,7 @@
 import pytest
 
 from tests.e2e.pipeline import Mailbox, Pipeline
-from tests.local.emulated_aws import EmulatedAws
+from tools.emulated_aws import EmulatedAws
 
 
 @pytest.mark.quick

@@ -15,15 +15,15 @@ from typing import Any
 import boto3
 from mypy_boto3_dynamodb import DynamoDBClient
 
-from spark_app.contracts import Dataset
-from spark_app.input_files import InputFile
-from spark_app.result import FileOutcome, RunResult
+from spark_app.config.contracts import Dataset
+from spark_app.ingest.discovery import InputFile
+from spark_app.run.result import FileOutcome, RunResult
 from tests.faults.content import OF_A_RUN, plain
 from tests.faults.harness import KILLED, Plan, Process, Workplace
 from tests.integration.delivery_helpers import STATUS, day, kpis, run_delivery, scan
-from tests.local.dynamodb_local import CREDENTIALS
-from tests.local.export_files import write_export
-from tests.local.spark_submit import ROOT
+from tests.support.export_files import write_export
+from tools.dynamodb_local import CREDENTIALS
+from tools.spark_submit import ROOT
 
 TASKS = ROOT / "tests" / "faults" / "tasks.py"
 RUN_ID = "scheduled__2024-06-26"

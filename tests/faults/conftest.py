@@ -22,9 +22,9 @@ from tests.faults.bucket import QUICK, RunOfDag, client_of
 from tests.faults.harness import End, Workplace, end_of
 from tests.faults.report import ROWS, rows_of
 from tests.faults.sample import Sample, write_sample
-from tests.local.dynamodb_fixtures import dynamodb, dynamodb_server, faulty_dynamodb, table_prefix
-from tests.local.dynamodb_local import DynamoDBLocal
-from tests.local.spark_submit import ROOT
+from tests.support.dynamodb_fixtures import dynamodb, dynamodb_server, faulty_dynamodb, table_prefix
+from tools.dynamodb_local import DynamoDBLocal
+from tools.spark_submit import ROOT
 
 __all__ = ["dynamodb", "dynamodb_server", "faulty_dynamodb", "table_prefix"]
 

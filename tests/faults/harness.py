@@ -19,7 +19,7 @@ from tests.conftest import TEST_CONF
 from tests.faults.content import LakeSnapshot, delivered_items
 from tests.faults.points import VARIABLE
 from tests.integration.delivery_helpers import run_delivery
-from tests.local.spark_submit import ROOT, spark_home, submit_environment, submit_options
+from tools.spark_submit import ROOT, spark_home, submit_environment, submit_options
 
 LAUNCHER = ROOT / "tests" / "faults" / "launcher.py"
 TIMEOUT_S = 900

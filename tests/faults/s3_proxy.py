@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from urllib.parse import unquote
 
-from tests.local.http_proxy import HttpProxy
+from tests.support.http_proxy import HttpProxy
 
 WRITES = frozenset({"PUT", "POST", "DELETE"})
 

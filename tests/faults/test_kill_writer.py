@@ -16,10 +16,10 @@ from tests.faults.bucket import BEFORE, NOW, QUICK, TASKS, RunOfDag
 from tests.faults.conftest import Tell
 from tests.faults.harness import KILLED, Plan, Process, Workplace
 from tests.integration.delivery_helpers import expected, kpis, run_delivery, statuses
-from tests.local.dynamodb_local import DynamoDBLocal
-from tests.local.dynamodb_proxy import DROP_REQUEST, PASS, Fault, FaultyDynamoDB, Request
-from tests.local.export_files import write_export
-from tests.local.spark_submit import ROOT
+from tests.support.dynamodb_proxy import DROP_REQUEST, PASS, Fault, FaultyDynamoDB, Request
+from tests.support.export_files import write_export
+from tools.dynamodb_local import DynamoDBLocal
+from tools.spark_submit import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 POINTS = [

@@ -13,8 +13,8 @@ import pytest
 from tests.faults.bucket import RunOfDag
 from tests.faults.conftest import InS3, Tell, Undisturbed
 from tests.faults.s3_proxy import LossyS3
-from tests.local.dynamodb_local import DynamoDBLocal
-from tests.local.dynamodb_proxy import DROP_REPLY, PASS, Decide, FaultyDynamoDB, Request
+from tests.support.dynamodb_proxy import DROP_REPLY, PASS, Decide, FaultyDynamoDB, Request
+from tools.dynamodb_local import DynamoDBLocal
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 OPERATIONS = {"BatchWriteItem", "UpdateItem", "PutItem", "TransactWriteItems", "CreateTable"}

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from spark_app.contracts import Dataset
-from spark_app.input_files import InputFile, is_passed_over
-from spark_app.inspection import inspect_file
+from spark_app.config.contracts import Dataset
+from spark_app.ingest.discovery import InputFile, is_passed_over
+from spark_app.ingest.preflight import inspect_file
 from tests.hostile.mutations import HostileFiles, read_seeds
 from tests.integration.application import Application, NewFile, differences, fate_differences
-from tests.local.sample_data import make_sample_data
 from tests.oracle import Oracle, Outcome
 from tests.oracle.records import FileRejectedError, read_table
 from tests.oracle.rules import OPTIONAL, REQUIRED
+from tools.sample_data import make_sample_data
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data" / "raw"
 FILES = int(os.environ.get("KPI_FUZZ_FILES", "2000"))

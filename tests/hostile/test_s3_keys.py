@@ -15,7 +15,7 @@ from moto.server import ThreadedMotoServer
 
 from tests.integration.bad_files import HEADERS, good_rows, rows
 from tests.integration.bad_runs import REPOSITORY
-from tests.local.spark_submit import submit_command, submit_environment
+from tools.spark_submit import submit_command, submit_environment
 
 pytestmark = [pytest.mark.integration, pytest.mark.s3, pytest.mark.long]
 

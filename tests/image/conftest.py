@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.image.lake_content import LakeContent
-from tests.local.container import Job, lake_of_the_container
-from tests.local.docker_engine import docker, ensure_engine
-from tests.local.image import Built, latest
-from tests.local.main_job import sample_data
-from tests.local.spark_submit import submit_command, submit_environment
-from tests.local.toolchain import ROOT
+from tools.container import Job, lake_of_the_container
+from tools.docker_engine import docker, ensure_engine
+from tools.image import Built, latest
+from tools.main_job import sample_data
+from tools.spark_submit import submit_command, submit_environment
+from tools.toolchain import ROOT
 
 SHARED_DATA = ROOT.parent / "shared" / "data" / "raw"
 

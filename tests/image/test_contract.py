@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.local.docker_engine import docker, labels_of
-from tests.local.image import Built
-from tests.local.image_context import build_wheel
-from tests.local.image_contract import Contract, check_image
-from tests.local.toolchain import pip_settings
+from tools.docker_engine import docker, labels_of
+from tools.image import Built
+from tools.image_context import build_wheel
+from tools.image_contract import Contract, check_image
+from tools.toolchain import pip_settings
 
 BROKEN = "kpis-test-broken:latest"
 

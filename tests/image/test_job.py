@@ -9,8 +9,8 @@ import pytest
 
 from tests.image.conftest import Finished, RunJob
 from tests.image.lake_content import TABLES, LakeContent
-from tests.local.container import ISOLATION, Job, lake_of_the_container, submit_command
-from tests.local.image import Built
+from tools.container import ISOLATION, Job, lake_of_the_container, submit_command
+from tools.image import Built
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tests.image.conftest import RunJob
 from tests.image.lake_content import TABLES, LakeContent
-from tests.local.container import Job, lake_of_the_container
-from tests.local.docker_engine import docker
-from tests.local.image import Built
+from tools.container import Job, lake_of_the_container
+from tools.docker_engine import docker
+from tools.image import Built
 
 NAME = "kpis-test-stopped"
 SECONDS_TO_GET_THERE = 240

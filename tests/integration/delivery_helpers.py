@@ -11,10 +11,10 @@ from typing import Any
 from boto3.dynamodb.types import TypeDeserializer
 from mypy_boto3_dynamodb import DynamoDBClient
 
-from kpi_pipeline.delivery import Outcome, deliver
+from kpi_pipeline.export.delivery import Outcome, deliver
 from kpi_pipeline.lake import open_lake
 from kpi_pipeline.settings import load_settings
-from tests.local.export_files import DAILY, HOURLY, Items
+from tests.support.export_files import DAILY, HOURLY, Items
 
 STATUS = "KPIStatus"
 ROOT = Path(__file__).resolve().parents[2]

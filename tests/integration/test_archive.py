@@ -13,14 +13,14 @@ from moto import mock_aws
 from mypy_boto3_dynamodb import DynamoDBClient
 
 from kpi_pipeline import buckets as buckets_module
-from kpi_pipeline.archive import clean_up, move_done
-from kpi_pipeline.arrivals import SourceFile, list_source, run_folder, write_manifest
 from kpi_pipeline.buckets import Buckets, split
-from kpi_pipeline.claims import PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry
 from kpi_pipeline.errors import MovedAwayError, PipelineError, UsageError
-from kpi_pipeline.input_checks import all_streams_bad, check_inputs
+from kpi_pipeline.files.archive import clean_up, move_done
+from kpi_pipeline.files.arrivals import SourceFile, list_source, run_folder, write_manifest
+from kpi_pipeline.files.claims import PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry
+from kpi_pipeline.files.input_checks import all_streams_bad, check_inputs
+from kpi_pipeline.files.release import release
 from kpi_pipeline.pipeline_settings import PipelineSettings, load_pipeline_settings
-from kpi_pipeline.release import release
 from kpi_pipeline.settings import load_settings
 
 pytestmark = pytest.mark.integration
@@ -146,7 +146,7 @@ def test_what_an_interrupted_move_left_is_moved_by_the_next(
         done.append(source)
         delete(self, source)
 
-    monkeypatch.setattr("kpi_pipeline.archive.AT_ONCE", 1)
+    monkeypatch.setattr("kpi_pipeline.files.archive.AT_ONCE", 1)
     monkeypatch.setattr(Buckets, "delete", die)
     with pytest.raises(RuntimeError, match="pulled"):
         move_done(buckets, ledger, settings, files)

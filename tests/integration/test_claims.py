@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from mypy_boto3_dynamodb import DynamoDBClient
 
-from kpi_pipeline.arrivals import SourceFile, claim_arrivals
 from kpi_pipeline.buckets import StoredObject
-from kpi_pipeline.claims import FAILED, PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry, Liveness
+from kpi_pipeline.files.arrivals import SourceFile, claim_arrivals
+from kpi_pipeline.files.claims import FAILED, PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry, Liveness
+from kpi_pipeline.files.outcome import mark_failed, mark_processed
 from kpi_pipeline.pipeline_settings import PipelineSettings, load_pipeline_settings
-from kpi_pipeline.run_outcome import mark_failed, mark_processed
 from kpi_pipeline.settings import load_settings
 
 pytestmark = pytest.mark.integration

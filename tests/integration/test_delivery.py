@@ -13,8 +13,8 @@ from jsonschema import Draft202012Validator
 from mypy_boto3_dynamodb import DynamoDBClient
 
 from kpi_pipeline.conf_files import load_schema
+from kpi_pipeline.dynamodb.items import MAX_ITEM_BYTES, item_size
 from kpi_pipeline.errors import ExportError, OtherLakeError, TableError
-from kpi_pipeline.items import MAX_ITEM_BYTES, item_size
 from tests.integration.delivery_helpers import (
     STATUS,
     day,
@@ -25,8 +25,8 @@ from tests.integration.delivery_helpers import (
     scan,
     statuses,
 )
-from tests.local.dynamodb_proxy import PASS
-from tests.local.export_files import DAILY, TABLES, change_manifest, dynamodb_json, write_export
+from tests.support.dynamodb_proxy import PASS
+from tests.support.export_files import DAILY, TABLES, change_manifest, dynamodb_json, write_export
 
 pytestmark = pytest.mark.integration
 

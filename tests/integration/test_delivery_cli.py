@@ -11,10 +11,10 @@ from moto.server import ThreadedMotoServer
 from mypy_boto3_dynamodb import DynamoDBClient
 
 from kpi_pipeline.cli import main
-from kpi_pipeline.export_reader import RECEIPT
+from kpi_pipeline.export.reader import RECEIPT
 from tests.integration.delivery_helpers import days, expected, kpis, run_command, start_command, statuses
-from tests.local.dynamodb_local import CREDENTIALS, free_port
-from tests.local.export_files import DAILY, HOURLY, write_export
+from tests.support.export_files import DAILY, HOURLY, write_export
+from tools.dynamodb_local import CREDENTIALS, free_port
 
 pytestmark = pytest.mark.integration
 

@@ -25,7 +25,7 @@ from tests.integration.delivery_helpers import (
     start_command,
     statuses,
 )
-from tests.local.dynamodb_proxy import (
+from tests.support.dynamodb_proxy import (
     DROP_REPLY,
     DROP_REQUEST,
     PASS,
@@ -37,7 +37,7 @@ from tests.local.dynamodb_proxy import (
     Request,
     TokenBucket,
 )
-from tests.local.export_files import DAILY, dynamodb_json, write_export
+from tests.support.export_files import DAILY, dynamodb_json, write_export
 
 pytestmark = pytest.mark.integration
 

@@ -17,12 +17,12 @@ import psutil
 import pytest
 from mypy_boto3_dynamodb import DynamoDBClient
 
-from kpi_pipeline.items import Item, comparable
+from kpi_pipeline.dynamodb.items import Item, comparable
 from tests.integration.delivery_helpers import start_command, statuses
-from tests.local.dynamodb_local import DynamoDBLocal
-from tests.local.dynamodb_stub import DynamoDBStub
-from tests.local.export_files import dynamodb_json
-from tests.local.large_export import Days, kpi_items, table_keys, write_large_export
+from tests.support.dynamodb_stub import DynamoDBStub
+from tests.support.export_files import dynamodb_json
+from tests.support.large_export import Days, kpi_items, table_keys, write_large_export
+from tools.dynamodb_local import DynamoDBLocal
 
 pytestmark = pytest.mark.integration
 

@@ -24,8 +24,8 @@ from tests.integration.delivery_helpers import (
     start_command,
     statuses,
 )
-from tests.local.dynamodb_proxy import DROP_REQUEST, PASS, Decide, Fault, FaultyDynamoDB, Request
-from tests.local.export_files import DAILY, write_export
+from tests.support.dynamodb_proxy import DROP_REQUEST, PASS, Decide, Fault, FaultyDynamoDB, Request
+from tests.support.export_files import DAILY, write_export
 
 pytestmark = pytest.mark.integration
 

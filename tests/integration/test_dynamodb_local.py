@@ -10,7 +10,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from tests.local.dynamodb_local import CREDENTIALS, DynamoDBLocal, DynamoDBLocalError
+from tools.dynamodb_local import CREDENTIALS, DynamoDBLocal, DynamoDBLocalError
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ def test_data_survives_in_a_folder(tmp_path: Path) -> None:
 
 def test_server_ends_with_a_killed_parent() -> None:
     script = (
-        "import time; from tests.local.dynamodb_local import DynamoDBLocal\n"
+        "import time; from tools.dynamodb_local import DynamoDBLocal\n"
         "server = DynamoDBLocal(); server.start(); print(server.url, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)

@@ -10,9 +10,9 @@ import psutil
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.local.dynamodb_local import DynamoDBLocal
-from tests.local.emulated_aws import ROLE, EmulatedAws
-from tests.local.emulated_jobs import JobRequest, direct_command, image_command
+from tools.dynamodb_local import DynamoDBLocal
+from tools.emulated_aws import ROLE, EmulatedAws
+from tools.emulated_jobs import JobRequest, direct_command, image_command
 
 pytestmark = [pytest.mark.integration, pytest.mark.s3]
 

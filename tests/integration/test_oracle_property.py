@@ -16,8 +16,8 @@ from pyspark.sql import SparkSession
 
 from tests.integration.application import Application, NewFile, differences, fate_differences
 from tests.integration.random_inputs import ZONES, Scenario, make_scenario, shuffled, zipped
-from tests.local.sample_data import make_sample_data
 from tests.oracle import Oracle
+from tools.sample_data import make_sample_data
 
 EXAMPLES = int(os.environ.get("KPI_PROPERTY_EXAMPLES", "0"))
 SCENARIOS = st.builds(
@@ -53,7 +53,7 @@ def _check(spark: SparkSession, scenario: Scenario, directory: Path) -> Applicat
 @pytest.mark.slow
 def test_every_cell_and_every_fate_agrees(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With numbers for the tracks and joins by hashes, as runs of a million listens have them."""
-    for module in ("judging", "publish"):
+    for module in ("ingest.acceptance", "publish.publish"):
         monkeypatch.setattr(f"spark_app.{module}.MANY_ROWS", 0)
     _check(spark, make_scenario(1, "Australia/Lord_Howe", "America/St_Johns"), tmp_path)
 

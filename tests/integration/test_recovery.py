@@ -20,20 +20,20 @@ from mypy_boto3_dynamodb import DynamoDBClient
 from pyspark.sql import SparkSession
 
 from kpi_pipeline import cli as pipeline_cli
-from kpi_pipeline.archive import move_done
-from kpi_pipeline.arrivals import list_source
 from kpi_pipeline.buckets import Buckets
-from kpi_pipeline.claims import PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry
+from kpi_pipeline.files.archive import move_done
+from kpi_pipeline.files.arrivals import list_source
+from kpi_pipeline.files.claims import PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry
+from kpi_pipeline.files.reingest import write_reingest_manifest
 from kpi_pipeline.pipeline_settings import load_pipeline_settings
-from kpi_pipeline.reingest import write_reingest_manifest
 from kpi_pipeline.settings import load_settings
 from spark_app import cli as application_cli
 from tests.integration.application import Application, NewFile, differences
 from tests.integration.bad_files import HEADERS, MODIFIED, rows
 from tests.integration.delivery_helpers import scan
-from tests.local.toolchain import ROOT
 from tests.oracle import Oracle
 from tests.oracle.kpis import Rows
+from tools.toolchain import ROOT
 
 pytestmark = [pytest.mark.integration]
 

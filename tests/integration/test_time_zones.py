@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from tests.integration.application import Application, NewFile
 from tests.integration.bad_files import HEADERS, rows
-from tests.local.spark_submit import submit_command, submit_environment
+from tools.spark_submit import submit_command, submit_environment
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 

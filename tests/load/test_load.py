@@ -19,11 +19,11 @@ from typing import Any
 import duckdb
 import pytest
 
-from tests.bench.compare import differences
-from tests.bench.data import make_data
-from tests.bench.measure import measure
-from tests.local.spark_submit import submit_command, submit_environment
-from tests.local.toolchain import BUILD, ROOT
+from bench.compare import differences
+from bench.data import make_data
+from bench.measure import measure
+from tools.spark_submit import submit_command, submit_environment
+from tools.toolchain import BUILD, ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(3600)]
 SHARE = float(os.environ.get("KPI_LOAD_SHARE", "1"))
@@ -90,7 +90,7 @@ def test_load(make: Callable[[Path], Path], folder: Path, figure: Callable[[str]
     command = ["run", "--input", str(source), "--lake", str(lake), "--run-id", "load", "--log-format", "json"]
     run = measure(submit_command(command), submit_environment(os.environ), folder / "ours.log")
     measure(
-        [sys.executable, "-m", "tests.bench.duckdb_job", str(source), str(other), "8GB", "kpis"],
+        [sys.executable, "-m", "bench.duckdb_job", str(source), str(other), "8GB", "kpis"],
         {**os.environ, "PYTHONPATH": str(ROOT), "TZ": "UTC"},
         folder / "duckdb.log",
     )

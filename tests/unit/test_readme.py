@@ -9,9 +9,9 @@ from typing import Any
 from chispa import assert_df_equality
 from pyspark.sql import SparkSession
 
-from spark_app.dynamodb_layout import TableLayout
+from spark_app.config.dynamodb_layout import TableLayout
 from spark_app.kpis.definition import Kpi, KpiInputs
-from tests.local.toolchain import ROOT
+from tools.toolchain import ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
 

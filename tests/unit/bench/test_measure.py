@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from tests.bench.measure import share_memory
+from bench.measure import share_memory
 
 CLONE_VM = 0x100
 STACK = 65536

@@ -7,10 +7,10 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_app.contracts import Contract, Dataset, load_contract
-from spark_app.records import RECORD_SCHEMA, split_fields
-from spark_app.settings import Settings, load_settings
-from spark_app.validation import Checked, check
+from spark_app.config.contracts import Contract, Dataset, load_contract
+from spark_app.config.settings import Settings, load_settings
+from spark_app.ingest.csv_records import RECORD_SCHEMA, split_fields
+from spark_app.ingest.validation import Checked, check
 
 FILE_TIME = datetime(2024, 6, 26, tzinfo=UTC)
 SONGS = (

@@ -4,7 +4,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from spark_app.dynamodb_layout import DATE_COLUMN
+from spark_app.config.dynamodb_layout import DATE_COLUMN
 from spark_app.kpis import all_kpis
 from spark_app.kpis.definition import Kpi, exact_ratio
 from tests.unit.spark_app.kpis.inputs import inputs, plays, song

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from spark_app.kpis.daily_genre import daily_genre
 from spark_app.kpis.hourly import hourly
-from spark_app.zones import clock_changes
+from spark_app.spark.time_zones import clock_changes
 from tests.oracle import zones
 from tests.unit.spark_app.builders import instant
 from tests.unit.spark_app.kpis.inputs import inputs, song

@@ -1,0 +1,1 @@
+"""Reading and writing DynamoDB tables: items, difference, pace, lease."""

@@ -1,0 +1,1 @@
+"""The Spark job on EMR Serverless."""

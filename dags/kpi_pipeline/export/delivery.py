@@ -1,0 +1,412 @@
+"""Delivery of an export: `prepare`, `write_part` for each part, `verify`, `finish`; `deliver` does all of it.
+
+Each step can be stopped at any point and done again, in another process too (an Airflow task), with the same end: what
+a step does depends only on the export and on what is in DynamoDB. Reports are plain data, to be handed between tasks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from kpi_pipeline.aws import batch_client, dynamodb_client, keep_items_as_json, plain_aws_errors
+from kpi_pipeline.dynamodb.batch_writer import BatchWriter, WriteRequest, delete_request, put_request
+from kpi_pipeline.dynamodb.difference import Difference, difference
+from kpi_pipeline.dynamodb.items import MAX_ITEM_BYTES, Item, Key, item_size, key_attributes, key_of, key_problem
+from kpi_pipeline.dynamodb.layout import TableLayout
+from kpi_pipeline.dynamodb.lease import Lease, utc_now
+from kpi_pipeline.dynamodb.status import StatusTable
+from kpi_pipeline.dynamodb.tables import ensure_table, status_layout
+from kpi_pipeline.errors import PipelineError, SupersededError, VerificationError
+from kpi_pipeline.export.reader import (
+    RECEIPT,
+    Export,
+    ExportedItem,
+    check_files,
+    export_folder,
+    latest_undelivered,
+    read_manifest,
+    read_part,
+)
+from kpi_pipeline.lake import Lake
+from kpi_pipeline.log import log, set_log_context, warn
+from kpi_pipeline.settings import DeliverySettings
+
+LATEST = "latest"
+PROBE_ATTEMPTS = 3
+Wanted = dict[Key, tuple[Item, bytes]]
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """What was done for a part; counts by table."""
+
+    part: int
+    tables: dict[str, dict[str, int]]
+    undeliverable: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain data; `PartReport(**data)` makes it again."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a delivery ended: `delivered`, `superseded` or `nothing_to_deliver`. All three are a success."""
+
+    outcome: str
+    message: str
+    run_id: str | None = None
+    export_seq: int | None = None
+    receipt: dict[str, Any] = field(default_factory=dict)
+
+
+class Delivery:
+    """The steps of delivering one export."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        export: Export,
+        settings: DeliverySettings,
+        endpoint_url: str | None = None,
+        holder: str | None = None,
+    ) -> None:
+        """Name the export and the writer.
+
+        Args:
+            lake: where the export lies.
+            export: from `read_manifest` or `latest_undelivered`.
+            settings: see `load_settings`.
+            endpoint_url: of DynamoDB, when it isn't the one of the environment.
+            holder: who writes; steps in several processes that belong together name the same one.
+        """
+        self._lake, self._export, self._settings = lake, export, settings
+        self._endpoint_url = endpoint_url
+        connections = settings.writer.workers + 4
+        self._client = dynamodb_client(endpoint_url, connections)
+        keep_items_as_json(self._client)
+        self.lease = Lease(self._client, settings, export, holder)
+        self._writer = BatchWriter(
+            batch_client(endpoint_url, connections), settings.writer, settings.tables.prefix, self.lease.check
+        )
+        self._status = StatusTable(self._client, settings, export, self.lease)
+        self.has_written = False  # in this process
+
+    def prepare(self, *, reset_sequence: bool = False) -> None:
+        """Check the whole export, make or check the tables, and take the lease.
+
+        Raises:
+            ExportError, TableError: the export is incomplete, or a table has another layout; nothing was written.
+            SupersededError, OtherLakeError, LeaseError: see `Lease.acquire`.
+        """
+        export = self._export
+        check_files(self._lake, export)
+        log("export read and complete", export_seq=export.export_seq, dates=len(export.dates), items=export.items)
+        with plain_aws_errors("DynamoDB"):
+            self._probe()
+            for layout in (status_layout(self._settings), *export.tables):
+                ensure_table(self._client, layout, self._settings.tables)
+            self.lease.acquire(reset_sequence=reset_sequence)
+
+    def write_part(self, number: int) -> PartReport:
+        """Make DynamoDB's items of a part's dates equal to the export's: put what differs, delete what is gone."""
+        part = self._export.part(number)
+        items = read_part(self._lake, self._export, part)
+        wanted, undeliverable = self._deliverable(items)
+        with plain_aws_errors("DynamoDB"):
+            differences = self._differences(wanted, part.dates)
+            changed = sorted({date for (_, date), found in differences.items() if found})
+            if changed:
+                self._status.mark_writing(changed)
+                self.has_written = True
+            written = self._writer.write(_requests(differences, self._layouts()))
+        report = PartReport(number, _counts(differences, written), undeliverable)
+        total = sum((Counter(counts) for counts in report.tables.values()), Counter())
+        log(
+            f"part {number + 1} of {len(self._export.parts)} written",
+            dates=len(part.dates),
+            put=total["put"],
+            deleted=total["deleted"],
+            unchanged=total["unchanged"],
+            retries=total["retries"],
+        )
+        return report
+
+    def verify_part(self, number: int) -> list[str]:
+        """Read a part's dates back and return what differs from the export, a sentence each; empty when nothing."""
+        part = self._export.part(number)
+        wanted, _ = self._deliverable(read_part(self._lake, self._export, part))
+        with plain_aws_errors("DynamoDB"):
+            differences = self._differences(wanted, part.dates)
+        return [
+            f"{table}, {date}: {len(found.puts)} items missing or different, {len(found.deletes)} too many"
+            for (table, date), found in differences.items()
+            if found
+        ]
+
+    def verify(self) -> dict[int, list[str]]:
+        """Read all dates back and return, by part, what differs from the export; empty when nothing does."""
+        found = {part.number: self.verify_part(part.number) for part in self._export.parts}
+        differing = {number: problems for number, problems in found.items() if problems}
+        log("read back", dates=len(self._export.dates), parts_that_differ=len(differing))
+        return differing
+
+    def finish(self, reports: Iterable[PartReport], seconds: float) -> dict[str, Any]:
+        """Tell readers that the days are complete, then write the receipt and give the lease back.
+
+        Args:
+            reports: of `write_part`, all of them, repeated ones too, in order.
+            seconds: how long the delivery took.
+
+        Returns:
+            The receipt.
+        """
+        tables, undeliverable = _combined(reports, [layout.name for layout in self._export.tables])
+        with plain_aws_errors("DynamoDB"):
+            self.lease.check()
+            self._status.mark_complete(_by_date(undeliverable, self._layouts()))
+        receipt = {
+            "schema_version": 1,
+            "run_id": self._export.run_id,
+            "export_seq": self._export.export_seq,
+            "delivered_at": utc_now(),
+            "seconds": round(seconds, 3),
+            "dates": len(self._export.dates),
+            "tables": tables,
+            "undeliverable": undeliverable,
+        }
+        text = json.dumps(receipt, indent=1, ensure_ascii=False) + "\n"
+        self._lake.write(f"{export_folder(self._export.run_id)}/{RECEIPT}", text.encode())
+        self.release()
+        return receipt
+
+    def release(self) -> None:
+        """Give the lease back, so that nobody has to wait for it to run out."""
+        with plain_aws_errors("DynamoDB"):
+            self.lease.release()
+
+    def _probe(self) -> None:
+        """Fail soon when DynamoDB can't be reached at all; later requests are tried for longer."""
+        probe = dynamodb_client(self._endpoint_url, attempts=PROBE_ATTEMPTS)
+        with contextlib.suppress(probe.exceptions.ResourceNotFoundException):
+            probe.describe_table(TableName=self._settings.table_name(self._settings.status.name))
+
+    def _layouts(self) -> dict[str, TableLayout]:
+        return {layout.name: layout for layout in self._export.tables}
+
+    def _deliverable(self, items: dict[str, list[ExportedItem]]) -> tuple[dict[str, Wanted], list[dict[str, Any]]]:
+        """Split a part's items into those that DynamoDB can take, by table and key, and a list of the others.
+
+        Of several items with one key the first is delivered.
+        """
+        wanted: dict[str, Wanted] = {}
+        undeliverable = []
+        for table, layout in self._layouts().items():
+            deliverable: Wanted = {}
+            for exported in items[table]:
+                reason = _problem(exported, layout, deliverable)
+                if reason is None:
+                    deliverable[key_of(exported.item, layout)] = (exported.item, exported.line)
+                else:
+                    size = item_size(exported.item)
+                    key = key_attributes(exported.item, layout)
+                    undeliverable.append({"table": table, "key": key, "reason": reason, "bytes": size})
+            wanted[table] = deliverable
+        for entry in undeliverable:
+            warn("item can't be delivered", **entry)
+        return wanted, undeliverable
+
+    def _differences(
+        self, wanted: dict[str, Wanted], dates: Sequence[str]
+    ) -> dict[tuple[str, str], Difference[tuple[Item, bytes]]]:
+        """Compare what is in DynamoDB with what is wanted, by table and date, reading in parallel."""
+        by_date: dict[tuple[str, str], dict[Key, tuple[Item, tuple[Item, bytes]]]] = {
+            (table, date): {} for table in wanted for date in dates
+        }
+        for table, found in wanted.items():
+            for key, value in found.items():
+                by_date[table, str(key[0])][key] = (value[0], value)
+        layouts = self._layouts()
+
+        def compare(place: tuple[str, str]) -> Difference[tuple[Item, bytes]]:
+            self.lease.check()
+            layout = layouts[place[0]]
+            return difference(by_date[place], self._query(layout, place[1]), layout)
+
+        with ThreadPoolExecutor(self._settings.writer.workers, thread_name_prefix="read-back") as pool:
+            return dict(zip(by_date, pool.map(compare, by_date)))
+
+    def _query(self, layout: TableLayout, date: str) -> Iterable[Item]:
+        pages = self._client.get_paginator("query").paginate(
+            TableName=self._settings.table_name(layout.name),
+            KeyConditionExpression="#date = :date",
+            ExpressionAttributeNames={"#date": layout.partition_key.name},
+            ExpressionAttributeValues={":date": {"S": date}},
+            ConsistentRead=True,
+        )
+        for page in pages:
+            yield from page["Items"]  # type: ignore[misc]
+
+
+def deliver(
+    lake: Lake,
+    run_id: str,
+    settings: DeliverySettings,
+    endpoint_url: str | None = None,
+    *,
+    reset_sequence: bool = False,
+) -> Outcome:
+    """Deliver the export of a run, or the latest undelivered one, completely.
+
+    Args:
+        lake: from `open_lake`.
+        run_id: the run, or `latest`.
+        settings: from `load_settings`.
+        endpoint_url: of DynamoDB, when it isn't the one of the environment.
+        reset_sequence: also deliver when a higher export_seq has begun (the lake was rebuilt and counts anew).
+
+    Raises:
+        PipelineError: one of the package's errors; run it again when its cause is mended.
+    """
+    export = latest_undelivered(lake) if run_id == LATEST else read_manifest(lake, run_id)
+    if export is None:
+        return Outcome("nothing_to_deliver", "nothing to deliver: the newest export is delivered, or there is none")
+    set_log_context(run_id=export.run_id)
+    delivery = Delivery(lake, export, settings, endpoint_url)
+    try:
+        receipt = _all_steps(delivery, export, settings, reset_sequence=reset_sequence)
+    except SupersededError as error:
+        if delivery.has_written:
+            mend_newer(lake, error, settings, endpoint_url)
+        return Outcome("superseded", str(error), export.run_id, export.export_seq)
+    message = f"export {export.export_seq} of run {export.run_id} is delivered"
+    return Outcome("delivered", message, export.run_id, export.export_seq, receipt)
+
+
+def mend_newer(
+    lake: Lake, superseded: SupersededError, settings: DeliverySettings, endpoint_url: str | None = None
+) -> None:
+    """Deliver the newer export once more, after this process wrote an older one until the newer one took over.
+
+    A batch that was under way then, in a process that was asleep for instance, may have landed after the newer delivery
+    had read its days back. Only what differs is written.
+    """
+    while True:
+        newer = superseded.newer_run_id
+        log("looking whether a late batch of ours changed the newer export", newer_run_id=newer)
+        try:
+            export = read_manifest(lake, newer)
+            _all_steps(Delivery(lake, export, settings, endpoint_url), export, settings)
+            return
+        except SupersededError as even_newer:
+            superseded = even_newer
+        except PipelineError as error:
+            warn(f"that can't be told; to be sure, deliver run {newer} again", reason=str(error))
+            return
+
+
+def _all_steps(
+    delivery: Delivery, export: Export, settings: DeliverySettings, *, reset_sequence: bool = False
+) -> dict[str, Any]:
+    started = time.monotonic()
+    delivery.prepare(reset_sequence=reset_sequence)
+    try:
+        reports = [delivery.write_part(part.number) for part in export.parts]
+        reports = verify_and_mend(delivery, reports, settings.writer.verify_rounds)
+        return delivery.finish(reports, time.monotonic() - started)
+    except BaseException:
+        _release_quietly(delivery)
+        raise
+
+
+def verify_and_mend(delivery: Delivery, reports: Iterable[PartReport], rounds: int) -> list[PartReport]:
+    """Read all back, write again what differs, and return all reports, for `Delivery.finish`.
+
+    Raises:
+        VerificationError: something still differs after so many rounds.
+    """
+    reports = list(reports)
+    for _ in range(rounds):
+        differing = delivery.verify()
+        if not differing:
+            return reports
+        for problem in (problem for problems in differing.values() for problem in problems):
+            warn(f"differs from the export, writing it again: {problem}")
+        reports += [delivery.write_part(number) for number in differing]
+    differing = delivery.verify()
+    if differing:
+        problems = [problem for found in differing.values() for problem in found]
+        raise VerificationError(
+            f"after writing {rounds + 1} times DynamoDB still differs from the export, so somebody else writes these "
+            f"tables too: {'; '.join(problems[:5])}"
+        )
+    return reports
+
+
+def _release_quietly(delivery: Delivery) -> None:
+    try:
+        delivery.release()
+    except Exception as error:  # noqa: BLE001 (the error that brought us here matters more)
+        warn("the lease could not be given back and will run out by itself", reason=str(error))
+
+
+def _problem(exported: ExportedItem, layout: TableLayout, deliverable: Wanted) -> str | None:
+    if key_problem(exported.item, layout) is not None:
+        return "bad_key"
+    # A line is never shorter than what DynamoDB counts, so most need no counting.
+    if len(exported.line) > MAX_ITEM_BYTES and item_size(exported.item) > MAX_ITEM_BYTES:
+        return "too_large"
+    return "duplicate_key" if key_of(exported.item, layout) in deliverable else None
+
+
+def _requests(
+    differences: dict[tuple[str, str], Difference[tuple[Item, bytes]]], layouts: dict[str, TableLayout]
+) -> Iterable[WriteRequest]:
+    for (table, _), found in differences.items():
+        layout = layouts[table]
+        for item, line in found.puts:
+            yield put_request(layout, item, line)
+        for key in found.deletes:
+            yield delete_request(layout, key)
+
+
+def _counts(
+    differences: dict[tuple[str, str], Difference[tuple[Item, bytes]]], written: dict[str, Counter[str]]
+) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    for (table, _), found in differences.items():
+        done = written.get(table, Counter())
+        table_counts = counts.setdefault(
+            table, {**{name: done[name] for name in ("put", "deleted", "requests", "retries")}, "unchanged": 0}
+        )
+        table_counts["unchanged"] += found.unchanged
+    return counts
+
+
+def _combined(
+    reports: Iterable[PartReport], tables: list[str]
+) -> tuple[dict[str, dict[str, int]], list[dict[str, Any]]]:
+    """Add reports up. What was there already, and what can't be delivered, is told by a part's first report."""
+    names = ("put", "deleted", "unchanged", "requests", "retries")
+    total = {table: dict.fromkeys(names, 0) for table in tables}
+    undeliverable: list[dict[str, Any]] = []
+    seen: set[int] = set()
+    for report in reports:
+        repeated = report.part in seen
+        seen.add(report.part)
+        for table, counts in report.tables.items():
+            for name in names:
+                total[table][name] += 0 if repeated and name == "unchanged" else counts[name]
+        undeliverable += [] if repeated else report.undeliverable
+    return total, undeliverable
+
+
+def _by_date(undeliverable: list[dict[str, Any]], layouts: dict[str, TableLayout]) -> Counter[str]:
+    return Counter(entry["key"][layouts[entry["table"]].partition_key.name]["S"] for entry in undeliverable)

@@ -1,0 +1,1 @@
+"""Input files in the bucket: arrivals, claims, archive, what became of them."""

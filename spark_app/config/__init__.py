@@ -1,0 +1,1 @@
+"""Settings, data contracts and layouts, read from `conf/` and checked."""

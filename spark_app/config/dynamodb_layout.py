@@ -1,0 +1,125 @@
+"""The layout of the DynamoDB tables (`conf/dynamodb/kpi_tables.toml`): typed, checked, and rows made into items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from spark_app.config.conf_files import load_toml
+from spark_app.errors import UsageError
+
+_FILE = "dynamodb/kpi_tables.toml"
+DATE_COLUMN = "listen_date"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Attribute(_Strict):
+    """Where an attribute's value comes from, and its DynamoDB type (L is a list of strings)."""
+
+    column: str
+    type: Literal["S", "N", "L"]
+
+
+class Index(_Strict):
+    """A global secondary index over two attributes of the table."""
+
+    name: str
+    partition_key: str
+    sort_key: str
+
+
+class TableLayout(_Strict):
+    """One DynamoDB table."""
+
+    name: str
+    partition_key: str
+    sort_key: str
+    indexes: tuple[Index, ...] = ()
+    attributes: Mapping[str, Attribute]
+
+    @model_validator(mode="after")
+    def _keys_are_attributes(self) -> TableLayout:
+        keys = {self.partition_key, self.sort_key}
+        for index in self.indexes:
+            keys |= {index.partition_key, index.sort_key}
+        for key in sorted(keys):
+            if key not in self.attributes:
+                raise ValueError(f"table {self.name}: key `{key}` is not among its attributes")
+            if self.attributes[key].type == "L":
+                raise ValueError(f"table {self.name}: key `{key}` can't be a list")
+        if self.attributes[self.partition_key].column != DATE_COLUMN:
+            raise ValueError(
+                f"table {self.name}: the partition key `{self.partition_key}` must be the date "
+                f"(column = {DATE_COLUMN!r}), as whole days are delivered"
+            )
+        return self
+
+    def key_schema(self) -> dict[str, Any]:
+        """Return the table's name, keys and indexes as the export's manifest has them."""
+        return {
+            "name": self.name,
+            "partition_key": self._key(self.partition_key),
+            "sort_key": self._key(self.sort_key),
+            "indexes": [
+                {
+                    "name": index.name,
+                    "partition_key": self._key(index.partition_key),
+                    "sort_key": self._key(index.sort_key),
+                }
+                for index in self.indexes
+            ],
+        }
+
+    def item(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a row as a DynamoDB JSON item; NULLs are left out."""
+        return {
+            name: _value(row[attribute.column], attribute.type)
+            for name, attribute in self.attributes.items()
+            if row[attribute.column] is not None
+        }
+
+    def _key(self, name: str) -> dict[str, str]:
+        return {"name": name, "type": self.attributes[name].type}
+
+
+class DynamoDbLayout(_Strict):
+    """All KPI tables, by the name of the view they are made from."""
+
+    tables: Mapping[str, TableLayout]
+
+
+def load_layout() -> DynamoDbLayout:
+    """Read the layout.
+
+    Raises:
+        UsageError: it can't work; says why.
+    """
+    try:
+        return DynamoDbLayout.model_validate(load_toml(_FILE))
+    except ValidationError as error:
+        details = "; ".join(
+            f"{'.'.join(map(str, d['loc']))}: {d['msg'].removeprefix('Value error, ')}" for d in error.errors()
+        )
+        raise UsageError(f"conf/{_FILE}: {details}") from error
+
+
+def _value(value: Any, kind: str) -> dict[str, Any]:
+    if kind == "L":
+        return {"L": [{"S": str(element)} for element in value]}
+    return {kind: _text(value)}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, datetime):
+        instant = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return instant.strftime("%Y-%m-%dT%H:%M:%SZ")
+    if isinstance(value, date):
+        return value.isoformat()
+    return format(value, "f") if isinstance(value, Decimal) else str(value)

@@ -1,0 +1,1 @@
+"""What DynamoDB is to hold, as files."""

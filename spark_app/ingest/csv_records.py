@@ -1,0 +1,276 @@
+"""From files to records: one row a record, with its raw text, before anything is judged.
+
+A record of a streams file is a physical line, so that large files are split among tasks. Records of songs and users
+may span lines inside quotes; they are cut out by `split_records`, which loses only the bad line where a quote is
+never closed (a CSV reader in multi-line mode would swallow what follows).
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import reduce
+from itertools import accumulate
+from operator import or_
+from typing import Any, BinaryIO, TextIO, cast
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from spark_app.config.contracts import Contract
+from spark_app.lake.storage import as_glob, storage_for
+from spark_app.spark.local_frames import local_frame
+
+UNCLOSED_QUOTE = "unclosed_quote"
+WRONG_COLUMN_COUNT = "wrong_column_count"
+WHITE_SPACE = " \t\r\n\f\v"
+FIRST_NOT_WHITE = "!"  # in the order of bytes, all white space comes before it
+_MAX_RECORD_LINES = 1000
+_MOST_COMMAS = 20000
+csv.field_size_limit(sys.maxsize)
+
+RECORD_SCHEMA = T.StructType(
+    [
+        T.StructField("file_id", T.IntegerType(), False),
+        T.StructField("file_modified_at", T.TimestampType(), False),
+        T.StructField("line_number", T.LongType()),
+        T.StructField("lines", T.IntegerType(), False),
+        T.StructField("raw", T.StringType(), False),
+    ]
+)
+LINE_COLUMNS = ("file_id", "file_modified_at", "block", "row", "lines", "raw")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a file that a task reads as one: its smallest `row` and how many lines it has, blank ones too."""
+
+    first_row: int
+    lines: int
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file to read: what records carry of it. All files of one frame have the same header."""
+
+    file_id: int
+    uri: str
+    modified_at: datetime
+    header: tuple[str, ...]
+
+
+def line_records(spark: SparkSession, files: list[SourceFile]) -> DataFrame:
+    """Read files by physical lines: a row each of LINE_COLUMNS, the header lines and blank ones (lines = 0) too.
+
+    `block` is the byte at which the part of the file begins that a task reads as one; within it, `row` grows by one
+    from line to line. `number_lines` makes line numbers of them once the lines of each block are counted.
+    """
+    known = local_frame(
+        spark,
+        [(spark_path(spark, file.uri), file.file_id, file.modified_at) for file in files],
+        "path string, file_id int, file_modified_at timestamp",
+    )
+    lines = spark.read.option("lineSep", "\n").text([as_glob(file.uri) for file in files])
+    rows = lines.select(
+        F.col("_metadata.file_path").alias("path"),
+        F.col("_metadata.file_block_start").alias("block"),
+        F.monotonically_increasing_id().alias("row"),
+        F.col("value").alias("raw"),
+    )
+    return (
+        rows.join(F.broadcast(known), on="path", how="inner")
+        .withColumn("lines", F.when(is_blank(F.col("raw")), 0).otherwise(1))
+        .select(*LINE_COLUMNS)
+    )
+
+
+def number_lines(rows: DataFrame, blocks: Mapping[int, Mapping[int, Block]]) -> DataFrame:
+    """Add `line_number` (the header is line 1) to some rows of `line_records`; `blocks` are those of each file_id."""
+    before = [
+        (file_id, start, counted - of_file[start].first_row + 1)
+        for file_id, of_file in blocks.items()
+        for start, counted in zip(sorted(of_file), _lines_before(of_file), strict=True)
+    ]
+    offsets = local_frame(rows.sparkSession, before, "file_id int, block bigint, offset bigint")
+    numbered = rows.join(F.broadcast(offsets), on=["file_id", "block"], how="inner")
+    return numbered.withColumn("line_number", F.col("row") + F.col("offset")).drop("offset")
+
+
+def _lines_before(blocks: Mapping[int, Block]) -> Iterator[int]:
+    """Lines of the file before each of its blocks, in their order."""
+    counts = [blocks[start].lines for start in sorted(blocks)]
+    return accumulate(counts[:-1], initial=0)
+
+
+def quoted_records(spark: SparkSession, files: list[SourceFile]) -> DataFrame:
+    """Read files whose fields may hold line breaks (RECORD_SCHEMA); a file is one task. The header is left out."""
+    slices = min(len(files), 4 * spark.sparkContext.defaultParallelism)
+    rows = spark.sparkContext.parallelize(files, slices).flatMap(_file_records)
+    return spark.createDataFrame(rows, RECORD_SCHEMA, verifySchema=False)
+
+
+def is_blank(raw: Column) -> Column:
+    """Whether a line holds nothing but white space: such a line is no record."""
+    return (raw < F.lit(FIRST_NOT_WHITE)) & (F.length(F.btrim(raw, F.lit(WHITE_SPACE))) == 0)
+
+
+def trimmed(text: Column) -> Column:
+    """Take white space off both ends. Most fields have none, and to see that is much cheaper than to trim."""
+    ends = reduce(or_, [text.endswith(character) for character in WHITE_SPACE])
+    clean = (text >= F.lit(FIRST_NOT_WHITE)) & ~ends
+    return F.when(clean, text).otherwise(F.btrim(text, F.lit(WHITE_SPACE)))
+
+
+def without_carriage_returns(lines: DataFrame) -> DataFrame:
+    """Take those at the end off `raw`. Most lines have none, and to see that is much cheaper."""
+    raw = F.col("raw")
+    return lines.withColumn("raw", F.when(raw.endswith("\r"), F.expr(r"trim(TRAILING '\r' FROM raw)")).otherwise(raw))
+
+
+def split_fields(records: DataFrame, contract: Contract, header: tuple[str, ...], *, quotes: bool = True) -> DataFrame:
+    """Add one text column a contract column (trimmed; empty is NULL) and `structure`, the reason of a broken record.
+
+    One row in, one row out. Columns go by the header's names; what the header lacks is NULL. Without `quotes` there is
+    surely none in these records, which spares much work.
+    """
+    # Each step's columns are used several times in the next one, so that Spark computes them once and keeps them apart.
+    columns = len(header)
+    if quotes:
+        cut = _cut_quoted(records, columns)
+    else:
+        cut = records.select("*", F.lit(None).cast("string").alias("structure"), _cut_plain(columns).alias("cells"))
+    has_cells = F.size("cells") == columns
+    there = [name for name in contract.names if name in header]
+    plucked = cut.select(
+        *records.columns,
+        F.coalesce("structure", F.when(~has_cells, WRONG_COLUMN_COUNT)).alias("structure"),
+        *(F.when(has_cells, F.col("cells")[header.index(name)]).alias(name) for name in there),
+    )
+    fielded = plucked.select(*records.columns, "structure", *(trimmed(F.col(name)).alias(name) for name in there))
+    absent = F.lit(None).cast("string")
+    filled = [F.when(F.col(name) != "", F.col(name)) if name in there else absent for name in contract.names]
+    return fielded.select(
+        *records.columns,
+        "structure",
+        *(column.alias(name) for column, name in zip(filled, contract.names, strict=True)),
+    )
+
+
+def _cut_plain(columns: int) -> Column:
+    return F.split(F.col("raw"), ",", columns + 1)  # never into more parts, however many commas there are
+
+
+def _cut_quoted(records: DataFrame, columns: int) -> DataFrame:
+    """Add `structure` and `cells`, where some records have quotes; CSV's rules are Spark's own."""
+    raw, quoted = F.col("raw"), F.col("raw").contains('"')
+    even, commas = _occurrences('"') % 2 == 0, _occurrences(",")
+    csv_row = F.from_csv(
+        F.when(quoted & even & (commas < _MOST_COMMAS), _without_line_end(raw)), _csv_schema(columns), _CSV_OPTIONS
+    )
+    structure = (
+        F.when(~quoted, F.lit(None))
+        .when(~even, UNCLOSED_QUOTE)
+        .when(F.col("csv").isNull() | F.col("csv.bad").isNotNull(), WRONG_COLUMN_COUNT)
+    )
+    of_csv = F.array(*(F.col(f"csv.c{position}") for position in range(columns)))
+    return records.select("*", csv_row.alias("csv")).select(
+        *records.columns,
+        structure.alias("structure"),
+        F.when(quoted, of_csv).otherwise(_cut_plain(columns)).alias("cells"),
+    )
+
+
+_CSV_OPTIONS = {
+    "mode": "PERMISSIVE",
+    "columnNameOfCorruptRecord": "bad",
+    "quote": '"',
+    "escape": '"',
+    "charToEscapeQuoteEscaping": "\0",
+    "maxCharsPerColumn": "-1",
+    "maxColumns": str(_MOST_COMMAS + 10),
+}
+
+
+def _occurrences(character: str) -> Column:
+    raw = F.col("raw")
+    return F.octet_length(raw) - F.octet_length(F.replace(raw, F.lit(character), F.lit("")))
+
+
+def _csv_schema(columns: int) -> str:
+    return ", ".join([*(f"c{position} string" for position in range(columns)), "bad string"])
+
+
+def _without_line_end(text: Column) -> Column:
+    return F.btrim(text, F.lit("\r\n"))
+
+
+def spark_path(spark: SparkSession, uri: str) -> str:
+    """Return a file's URI as `_metadata.file_path` shows it (percent-encoded once, by Hadoop's own rules)."""
+    # pyspark has no public way to the file system's own encoding of names
+    jvm: Any = spark._jvm  # noqa: SLF001
+    path = jvm.org.apache.hadoop.fs.Path(uri if "://" in uri else f"file:{uri}")
+    return str(path.toUri().toString())
+
+
+def _file_records(file: SourceFile) -> Iterator[tuple[int, datetime, int, int, str]]:
+    with storage_for(file.uri).open(file.uri) as stream:
+        binary = cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if file.uri.endswith(".gz") else stream
+        with io.TextIOWrapper(binary, encoding="utf-8-sig", newline="\n") as text:
+            for line_number, lines, raw in split_records(text, len(file.header)):
+                yield file.file_id, file.modified_at, line_number, lines, raw
+
+
+def split_records(text: TextIO | Iterable[str], columns: int) -> Iterator[tuple[int, int, str]]:
+    """Yield (line number, physical lines, raw text) of each record after the header line.
+
+    A record goes on over line ends while a quote is open, and is believed if it then has the right number of
+    columns and no text behind the quote that closes a field, as a quote of another record would leave it. If not, its
+    first line alone is a (bad) record and reading goes on at the next line.
+    """
+    waiting: list[tuple[int, str]] = []
+    numbered = enumerate(text, start=1)
+    next(numbered, None)
+    while True:
+        if not waiting:
+            entry = next(numbered, None)
+            if entry is None:
+                return
+            waiting.append(entry)
+        number, line = waiting[0]
+        if not line.strip(WHITE_SPACE):
+            waiting.pop(0)
+            continue
+        taken = 1
+        if line.count('"') % 2:
+            taken = _lines_of_quoted_record(waiting, numbered, columns)
+        raw = "".join(part for _, part in waiting[:taken])
+        blank = sum(1 for _, part in waiting[:taken] if not part.strip(WHITE_SPACE))
+        del waiting[:taken]
+        yield number, taken - blank, raw.rstrip("\r\n")
+
+
+def _lines_of_quoted_record(waiting: list[tuple[int, str]], numbered: Iterator[tuple[int, str]], columns: int) -> int:
+    """Return how many lines the record at the head of `waiting` has, reading on as needed."""
+    quotes = waiting[0][1].count('"')
+    taken = 1
+    while quotes % 2 and taken < _MAX_RECORD_LINES:
+        if taken == len(waiting):
+            entry = next(numbered, None)
+            if entry is None:
+                return 1
+            waiting.append(entry)
+        quotes += waiting[taken][1].count('"')
+        taken += 1
+    if quotes % 2:
+        return 1
+    try:
+        rows = list(csv.reader(io.StringIO("".join(part for _, part in waiting[:taken]), newline=""), strict=True))
+    except csv.Error:
+        return 1
+    return taken if len(rows) == 1 and len(rows[0]) == columns else 1

@@ -1,0 +1,199 @@
+"""Validation: the contract's rules as columns of a frame, one bit a rule, and what becomes of each row.
+
+`check` adds the bits; a row whose bits hold a quarantine rule is set aside, any other is kept. Both halves are
+exact complements, and the reasons are read back from the bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from operator import add, and_, or_
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from spark_app.config.contracts import CHECKED_TYPES, Contract, Rule, Severity
+from spark_app.config.contracts import Column as ContractColumn
+from spark_app.config.settings import Settings
+from spark_app.ingest.csv_records import UNCLOSED_QUOTE, WHITE_SPACE, WRONG_COLUMN_COUNT
+
+INTEGER = r"^[+-]?[0-9]{1,19}$"
+TIMESTAMP = r"^(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?$"
+NAMES_SEPARATOR = ";"
+_MICROS = 1_000_000
+_BOM = "\ufeff"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule ready to run: `broken` is true where a row breaks it, and never NULL."""
+
+    reason: str
+    column: str | None
+    severity: Severity
+    broken: Column
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A frame with typed columns, `broken_rules` (bits by position in `checks`) and `nulls` (bits by column)."""
+
+    frame: DataFrame
+    contract: Contract
+    checks: tuple[Check, ...]
+
+    def mask(self, severity: Severity) -> int:
+        """Bits of all rules of a severity."""
+        return sum(1 << bit for bit, check in enumerate(self.checks) if check.severity is severity)
+
+    def reasons(self, bits: int) -> list[str]:
+        """Reason codes of the rules in a bit mask, in the contract's order."""
+        return [check.reason for bit, check in enumerate(self.checks) if bits >> bit & 1]
+
+    def reasons_column(self) -> Column:
+        """All quarantine reasons of a row, as an array of codes."""
+        bits = F.col("broken_rules")
+        codes = [
+            F.when(bits.bitwiseAND(F.lit(1 << bit)) != 0, check.reason)
+            for bit, check in enumerate(self.checks)
+            if check.severity is Severity.QUARANTINE
+        ]
+        return F.array_compact(F.array(*codes))
+
+    @property
+    def quarantined(self) -> Column:
+        """Whether a row is set aside."""
+        return F.col("broken_rules").bitwiseAND(F.lit(self.mask(Severity.QUARANTINE))) != 0
+
+    @property
+    def kept(self) -> DataFrame:
+        """Rows that are not set aside, with typed columns."""
+        return self.frame.where(~self.quarantined)
+
+
+def check(fields: DataFrame, contract: Contract, settings: Settings) -> Checked:
+    """Type the text columns of `split_fields` and evaluate every rule (one row in, one row out).
+
+    A broken structure (unclosed quote, wrong number of fields) hides all other rules of its row.
+    """
+    carried = [name for name in fields.columns if name not in contract.names]
+    typed = fields.select(
+        *carried,
+        *(F.col(column.name).alias(_text(column.name)) for column in contract.columns),
+        *(_typed(column, settings).alias(column.name) for column in contract.columns),
+    )
+    checks = [
+        Check(UNCLOSED_QUOTE, None, Severity.QUARANTINE, _holds(F.col("structure") == UNCLOSED_QUOTE)),
+        Check(WRONG_COLUMN_COUNT, None, Severity.QUARANTINE, _holds(F.col("structure") == WRONG_COLUMN_COUNT)),
+    ]
+    for column in contract.columns:
+        checks += _column_checks(column)
+    checks += [_rule_check(rule, settings) for rule in contract.rules]
+    broken = _bits([(1 << bit, rule.broken) for bit, rule in enumerate(checks)])
+    missing = _bits([(1 << bit, F.col(_text(column.name)).isNull()) for bit, column in enumerate(contract.columns)])
+    frame = typed.select(
+        *carried,
+        *contract.names,
+        not_pushed_down(broken).alias("broken_rules"),
+        missing.alias("nulls"),
+        is_header(contract).alias("is_header"),
+    )
+    return Checked(frame, contract, tuple(checks))
+
+
+def not_pushed_down(column: Column) -> Column:
+    """Keep the optimiser from looking through this column's projection.
+
+    It would move filters below it, with the column's definition in them, and so parse each row once for every mention
+    of a field; and it drops the order of rows where it sees that a join comes after it. A column that is formally not
+    deterministic stays where it is; the value does not change.
+    """
+    return column + F.monotonically_increasing_id() * F.lit(0)
+
+
+def is_header(contract: Contract) -> Column:
+    """Whether a row repeats the names of the required columns: a header line among the data."""
+
+    def named(text: Column, name: str) -> Column:
+        return (text == name) | (text.contains(_BOM) & (F.replace(text, F.lit(_BOM), F.lit("")) == name))
+
+    return reduce(and_, [_holds(named(F.col(_text(name)), name)) for name in contract.required])
+
+
+def names_list(text: Column) -> Column:
+    """Split a text of names at `;`: trimmed, without empty ones, each once, in order."""
+    parts = F.transform(F.split(text, NAMES_SEPARATOR), lambda part: F.btrim(part, F.lit(WHITE_SPACE)))
+    return F.array_distinct(F.filter(parts, lambda part: part != ""))
+
+
+def local_to_instant(local: Column, zone: str) -> Column:
+    """Read a zoneless time in a zone: a doubled hour takes its earlier offset, a skipped one moves on."""
+    return local if zone == "UTC" else F.to_utc_timestamp(local, zone)
+
+
+def instant_to_local(instant: Column, zone: str) -> Column:
+    """The clock of a zone at an instant, as a timestamp whose UTC fields are the local ones."""
+    return instant if zone == "UTC" else F.from_utc_timestamp(instant, zone)
+
+
+def _typed(column: ContractColumn, settings: Settings) -> Column:
+    text = F.col(column.name)
+    if column.type == "bigint":
+        number = text.cast("bigint")
+        as_usual = number.cast("string") == text  # which INTEGER then matches: cheaper to see
+        return F.when(as_usual | text.rlike(INTEGER), number)
+    if column.type == "timestamp":
+        return local_to_instant(F.when(text.rlike(TIMESTAMP), text.cast("timestamp")), settings.source_time_zone)
+    return text
+
+
+def _text(name: str) -> str:
+    return f"{name} as text"
+
+
+def _whole() -> Column:
+    return F.col("structure").isNull()
+
+
+def _column_checks(column: ContractColumn) -> list[Check]:
+    text, typed = F.col(_text(column.name)), F.col(column.name)
+    absent = text.isNull() | (F.size(names_list(text)) == 0) if column.type == "names" else text.isNull()
+    checks = []
+    if column.required:
+        checks.append(Check(f"missing_{column.name}", column.name, Severity.QUARANTINE, _holds(_whole() & absent)))
+    if column.type in CHECKED_TYPES:
+        invalid = _whole() & text.isNotNull() & typed.isNull()
+        checks.append(Check(f"invalid_{column.name}", column.name, column.invalid, _holds(invalid)))
+    return checks
+
+
+def _rule_check(rule: Rule, settings: Settings) -> Check:
+    typed = F.col(rule.column)
+    if rule.check == "range":
+        bounds = [(typed < _bound(rule.min)) if rule.min is not None else None]
+        bounds.append((typed > _bound(rule.max)) if rule.max is not None else None)
+        outside = reduce(or_, [bound for bound in bounds if bound is not None])
+    elif rule.check == "not_after_file":
+        # In microseconds: to add an interval to a time is a detour through the clock's fields, for each row.
+        tolerance = F.lit(int(settings.in_future_tolerance_hours * 3600 * _MICROS)).cast("bigint")
+        outside = F.unix_micros(typed) - F.unix_micros("file_modified_at") > tolerance
+    elif settings.source_time_zone == "UTC":
+        outside = F.lit(False)
+    else:
+        read_back = instant_to_local(typed, settings.source_time_zone)
+        outside = read_back != F.col(_text(rule.column)).cast("timestamp")
+    return Check(rule.reason, rule.column, rule.severity, _holds(_whole() & outside))
+
+
+def _bound(value: int | str | None) -> Column:
+    return F.lit(value).cast("timestamp") if isinstance(value, str) else F.lit(value)
+
+
+def _holds(condition: Column) -> Column:
+    return F.coalesce(condition, F.lit(False))
+
+
+def _bits(flags: list[tuple[int, Column]]) -> Column:
+    parts = [F.when(flag, bit).otherwise(0) for bit, flag in flags]
+    return reduce(add, parts).cast("bigint")

@@ -1,0 +1,1 @@
+"""Where the lake lies: its tables, its lock, files on a disk or in S3."""

@@ -1,0 +1,212 @@
+"""Delta tables by path: read at a version, replace a part in one commit, and read what the log says of changes.
+
+The log's JSON files are read as the Delta protocol describes them, without starting a Spark job.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from urllib.parse import unquote
+
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_app.errors import StorageError, UsageError
+from spark_app.lake.storage import as_glob, join, storage_for
+from spark_app.spark.local_frames import local_frame
+
+_LOG = "_delta_log"
+# In a table's folder while its first commit is being made: without a log, the files there are a killed job's.
+_FIRST_WRITE = "_first_write"
+_USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+_RETENTION_CHECK = "spark.databricks.delta.retentionDurationCheck.enabled"
+
+
+class LogGoneError(Exception):
+    """The log no longer holds a version that was asked for."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One commit of a table's log: its actions, as the protocol names them."""
+
+    version: int
+    actions: tuple[dict[str, Any], ...]
+
+    @cached_property
+    def user_metadata(self) -> dict[str, Any]:
+        """What the writer said of the commit (run id, step), or nothing."""
+        for action in self.actions:
+            text = action.get("commitInfo", {}).get("userMetadata")
+            if text:
+                try:
+                    fields = json.loads(text)
+                except ValueError:
+                    return {}
+                return fields if isinstance(fields, dict) else {}
+        return {}
+
+    def changed_partitions(self, column: str, *, only_removed: bool = False) -> set[str]:
+        """Values of a partition column in whose partitions data came or went (not: was only compacted)."""
+        kinds = ("remove",) if only_removed else ("add", "remove")
+        changes = [action[kind] for action in self.actions for kind in kinds if kind in action]
+        return {change["partitionValues"][column] for change in changes if change.get("dataChange")}
+
+
+class Table:
+    """One Delta table at a path. `before_commit` is called before each commit: it raises if the lock is lost."""
+
+    def __init__(self, uri: str, before_commit: Callable[[], None] | None = None) -> None:
+        self.uri = uri
+        self._before_commit = before_commit
+
+    def version(self) -> int:
+        """Return the newest version, or -1 if there is no table, or only what a killed first write left.
+
+        Raises:
+            UsageError: the folder holds files but no Delta log.
+        """
+        versions = [version for version, _ in self._log_files()]
+        if versions:
+            return max(versions)
+        storage = storage_for(self.uri)
+        if next(storage.list_files(self.uri), None) is not None and storage.read(self._first_write) is None:
+            raise UsageError(f"{self.uri}: this folder holds files, but is no Delta table (no {_LOG}/*.json)")
+        return -1
+
+    def read(self, spark: SparkSession, version: int | None = None) -> DataFrame:
+        """Read the table, pinned at a version if one is given."""
+        reader = spark.read.format("delta")
+        if version is not None:
+            reader = reader.option("versionAsOf", version)
+        return reader.load(self.uri)
+
+    def read_added(self, spark: SparkSession, commit: Commit, columns: Mapping[str, str]) -> DataFrame:
+        """Read columns (name: type) of just the data files that a commit added; partition columns are not in them.
+
+        So rows that were just written are counted at the cost of these rows, however large the table and its log are.
+        What a commit took away is not looked at: that is Delta's promise for the commit as a whole.
+        """
+        added = [action["add"] for action in commit.actions if "add" in action]
+        if any(file.get("deletionVector") for file in added):
+            return self.read(spark, commit.version).select(*columns)
+        schema = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+        files = [as_glob(join(self.uri, unquote(file["path"]))) for file in added]
+        return spark.read.schema(schema).parquet(*files) if files else local_frame(spark, [], schema)
+
+    def replace(
+        self,
+        frame: DataFrame,
+        where: str | None,
+        metadata: dict[str, Any],
+        partition_by: tuple[str, ...] = (),
+    ) -> int:
+        """Put a frame in the place of the rows for which `where` holds (None: of all), in one commit.
+
+        Returns:
+            The version of the commit.
+        """
+        if self._before_commit is not None:
+            self._before_commit()
+        writer = frame.write.format("delta").mode("overwrite").option("userMetadata", json.dumps(metadata))
+        storage = storage_for(self.uri)
+        is_first = self.version() < 0
+        if is_first:
+            storage.write(self._first_write, json.dumps(metadata).encode())
+        elif where is not None:
+            writer = writer.option("replaceWhere", where)
+        if partition_by:
+            writer = writer.partitionBy(*partition_by)
+        writer.save(self.uri)
+        if is_first and (marker := storage.read_tagged(self._first_write)) is not None:
+            storage.delete_if(self._first_write, marker[1])
+        return self.version()
+
+    def restore(self, spark: SparkSession, version: int, metadata: dict[str, Any]) -> None:
+        """Make the table what it was at a version; -1 empties it."""
+        if self._before_commit is not None:
+            self._before_commit()
+        spark.conf.set(_USER_METADATA, json.dumps(metadata))
+        try:
+            if version < 0:
+                spark.sql(f"DELETE FROM {self._sql_name}")  # noqa: S608 (a quoted name, no value)
+            else:
+                spark.sql(f"RESTORE TABLE {self._sql_name} TO VERSION AS OF {version}")
+        finally:
+            spark.conf.unset(_USER_METADATA)
+
+    def compact(self, spark: SparkSession, retention_days: int) -> None:
+        """Merge small files, then delete files that no version within the retention needs."""
+        if self._before_commit is not None:
+            self._before_commit()
+        spark.sql(f"OPTIMIZE {self._sql_name}")
+        spark.conf.set(_RETENTION_CHECK, "false")
+        try:
+            spark.sql(f"VACUUM {self._sql_name} RETAIN {retention_days * 24} HOURS")
+        finally:
+            spark.conf.unset(_RETENTION_CHECK)
+
+    @property
+    def _first_write(self) -> str:
+        return join(self.uri, _FIRST_WRITE)
+
+    @property
+    def _sql_name(self) -> str:
+        """The table in SQL: Delta's own Python package is not in the image, as it brings pyspark along."""
+        return "delta.`" + self.uri.replace("`", "``") + "`"
+
+    def newest_commit(self) -> Commit | None:
+        """Return the newest commit; None if there is no table.
+
+        Raises:
+            UsageError: see `version`.
+        """
+        version = self.version()
+        return None if version < 0 else self.commit(version)
+
+    def commit(self, version: int) -> Commit:
+        """Return one commit."""
+        return self._commit(version, join(self.uri, _LOG, f"{version:020}.json"))
+
+    def commits_back(self) -> list[Commit]:
+        """Return all commits that the log still holds, oldest first."""
+        return [self._commit(number, uri) for number, uri in sorted(self._log_files())]
+
+    def commits_since(self, version: int) -> list[Commit]:
+        """Return all commits after a version, oldest first.
+
+        Raises:
+            LogGoneError: the log was cleaned up to a later version than that.
+        """
+        newest = self.version()
+        files = {number: uri for number, uri in self._log_files() if number > version}
+        if len(files) != newest - version:
+            raise LogGoneError(self.uri)
+        return [self._commit(number, files[number]) for number in sorted(files)]
+
+    def changed_dates(self, since: int, column: str = "listen_date") -> set[str]:
+        """Return the partitions whose data changed after a version.
+
+        Raises:
+            LogGoneError: see `commits_since`.
+        """
+        dates: set[str] = set()
+        for commit in self.commits_since(since):
+            dates |= commit.changed_partitions(column)
+        return dates
+
+    def _log_files(self) -> Iterator[tuple[int, str]]:
+        folder = join(self.uri, _LOG)
+        for stored in storage_for(folder).list_files(folder):
+            stem, _, suffix = stored.relative.partition(".")
+            if suffix == "json" and stem.isdigit():
+                yield int(stem), stored.uri
+
+    def _commit(self, version: int, uri: str) -> Commit:
+        data = storage_for(uri).read(uri)
+        if data is None:
+            raise StorageError(f"{uri}: gone while it was read")
+        return Commit(version, tuple(json.loads(line) for line in data.splitlines() if line.strip()))

@@ -1,0 +1,172 @@
+"""The lake's lock: a lease in a small file, taken by a conditional write, renewed, taken over when its holder is dead.
+
+Delta has no transaction over several tables, so one application at a time may write to a lake. The lease is what
+makes this true on S3, where two drivers that commit to one table can otherwise lose a commit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from spark_app.errors import LakeLockedError, LockLostError, StorageError
+from spark_app.lake.storage import Storage, join, storage_for
+from spark_app.log import log, warn
+
+LOCK_FILE = "ops/lake.lock"
+
+
+class LakeLock:
+    """A held lease; `ensure_held` is called before each commit."""
+
+    def __init__(self, storage: Storage, uri: str, run_id: str, lease_seconds: float) -> None:
+        self._storage, self._uri, self._lease_seconds = storage, uri, lease_seconds
+        self._holder = {"holder": uuid.uuid4().hex, "run_id": run_id, **_this_process()}
+        self._tag: str | None = None
+        self._renewed_at = 0.0
+        self._stop = threading.Event()
+        self._mutex = threading.Lock()
+        self._lost = False
+
+    def acquire(self, wait_seconds: float) -> None:
+        """Take the lease, waiting for its holder to finish or to be seen dead.
+
+        Raises:
+            LakeLockedError: another application held and renewed it all that time.
+        """
+        deadline = time.monotonic() + wait_seconds
+        seen_tag, seen_since, told = None, 0.0, False
+        while True:
+            there = self._storage.read_tagged(self._uri)
+            tag = None if there is None else there[1]
+            if tag != seen_tag:
+                seen_tag, seen_since = tag, time.monotonic()
+            holder = {} if there is None else _parse(there[0])
+            silent = time.monotonic() - seen_since >= float(holder.get("lease_seconds", self._lease_seconds))
+            if there is None or silent or _is_dead(holder):
+                if self._take(tag):
+                    if there is not None:
+                        warn("took over the lake's lock from a dead run", run=holder.get("run_id"))
+                    break
+                continue
+            if time.monotonic() >= deadline:
+                raise LakeLockedError(
+                    f"{self._uri}: the lake is in use by run {holder.get('run_id')} "
+                    f"(process {holder.get('pid')} on {holder.get('host')}, renewed {holder.get('renewed_at')}); "
+                    "wait for it to end, or raise lock_wait_seconds"
+                )
+            if not told:
+                log("waiting for the lake's lock", held_by=holder.get("run_id"))
+                told = True
+            time.sleep(min(0.5, self._lease_seconds / 4))
+        threading.Thread(target=self._renew_until_stopped, name="lake-lock", daemon=True).start()
+
+    def ensure_held(self) -> None:
+        """Raise LockLostError if the lease was, or may have been, taken over."""
+        expired = time.monotonic() - self._renewed_at > self._lease_seconds
+        if self._lost or (expired and not self._renew()):
+            raise LockLostError(f"{self._uri}: another run took over this lake's lock; nothing more is written")
+
+    def release(self) -> None:
+        """Give the lease back."""
+        self._stop.set()
+        with self._mutex:
+            if self._tag is not None and not self._lost:
+                with suppress(StorageError):
+                    self._storage.delete_if(self._uri, self._tag)
+            self._lost = True
+
+    def _content(self) -> bytes:
+        now = datetime.now(UTC).isoformat()
+        fields = {**self._holder, "lease_seconds": self._lease_seconds, "renewed_at": now, "beat": uuid.uuid4().hex}
+        return json.dumps(fields).encode()
+
+    def _take(self, tag: str | None) -> bool:
+        asked_at = time.monotonic()
+        self._tag = self._write_if(tag)
+        self._renewed_at = asked_at
+        return self._tag is not None
+
+    def _renew(self) -> bool:
+        with self._mutex:
+            if self._lost or self._tag is None:
+                return False
+            asked_at = time.monotonic()
+            tag = self._write_if(self._tag)
+            if tag is None:
+                self._lost = True
+                return False
+            self._tag, self._renewed_at = tag, asked_at
+            return True
+
+    def _write_if(self, tag: str | None) -> str | None:
+        """Write the lease if the file still has this tag; return its new tag, or None if another was quicker."""
+        written = self._storage.write_if(self._uri, self._content(), tag)
+        if written is not None:
+            return written
+        # A reply may have been lost, and the request sent again: if what is there is ours, the write did happen.
+        there = self._storage.read_tagged(self._uri)
+        return there[1] if there is not None and _parse(there[0]).get("holder") == self._holder["holder"] else None
+
+    def _renew_until_stopped(self) -> None:
+        while not self._stop.wait(self._lease_seconds / 3):
+            with suppress(StorageError):  # tried again at the next beat; `ensure_held` watches the time
+                if not self._renew():
+                    return
+
+
+@contextmanager
+def lake_lock(lake: str, run_id: str, lease_seconds: float, wait_seconds: float) -> Iterator[LakeLock]:
+    """Hold the lake's lock for a block."""
+    lock = LakeLock(storage_for(lake), join(lake, LOCK_FILE), run_id, lease_seconds)
+    lock.acquire(wait_seconds)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(data)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _this_process() -> dict[str, Any]:
+    return {"host": _machine(), "pid": os.getpid(), "process_started": _process_start(os.getpid())}
+
+
+def _is_dead(holder: dict[str, Any]) -> bool:
+    """Tell whether the holder ran on this very machine and its process is gone (no need to wait then)."""
+    pid = holder.get("pid")
+    if not isinstance(pid, int) or not holder.get("host") or holder.get("host") != _machine():
+        return False
+    return _process_start(pid) != holder.get("process_started")
+
+
+def _machine() -> str:
+    """Name this boot of this machine and this process namespace, so that a process number means one process."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _process_start(pid: int) -> str | None:
+    """Return when a process was started, in the kernel's ticks, or None if it is gone (or a zombie)."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if after_name[0] == "Z" else after_name[19]

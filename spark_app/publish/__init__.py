@@ -1,0 +1,1 @@
+"""KPIs of the dates that changed: computed, audited, published."""

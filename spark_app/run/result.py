@@ -1,0 +1,137 @@
+"""The result of a run: what happened to each file, counts, steps; written as `runs/<run_id>/result.json`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from spark_app import __version__
+from spark_app.ingest.discovery import InputFile
+from spark_app.ingest.file_ledger import FileVersion
+from spark_app.lake.storage import join, storage_for
+from spark_app.publish.audit import AuditResult
+
+COUNTS = ("rows", "valid", "duplicates", "quarantined", "waiting", "unknown_users")
+
+
+@dataclass
+class FileOutcome:
+    """What this run did with one file."""
+
+    file: InputFile
+    outcome: str
+    reason: str | None = None
+    message: str | None = None
+    version: FileVersion | None = None
+    notes: list[str] = field(default_factory=list)
+    quality: dict[str, Any] = field(default_factory=dict)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the file's entry in the result."""
+        counts = {name: getattr(self.version, name) if self.version else 0 for name in COUNTS}
+        return {
+            "dataset": str(self.file.dataset),
+            "name": self.file.name,
+            "path": self.file.uri,
+            "etag": self.file.etag,
+            "size": self.file.size,
+            "modified_at": self.file.modified_at.isoformat(),
+            "outcome": self.outcome,
+            "reason": self.reason,
+            "message": self.message,
+            **counts,
+            "quarantined_by_reason": dict(self.version.quarantined_by_reason) if self.version else {},
+            "notes": self.notes,
+            "quality": self.quality,
+            "samples": self.samples,
+        }
+
+
+@dataclass
+class RunResult:
+    """Gathers what happens during a run."""
+
+    run_id: str
+    command: str
+    lake: str
+    input: str | None
+    started_at: datetime
+    status: str = "succeeded"
+    exit_code: int = 0
+    error: dict[str, str] | None = None
+    files: list[FileOutcome] = field(default_factory=list)
+    unlisted: Counter[str] = field(default_factory=Counter)
+    passed_over: list[dict[str, Any]] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    quality: dict[str, Any] = field(default_factory=dict)
+    dirty_dates: list[str] = field(default_factory=list)
+    audit: list[AuditResult] = field(default_factory=list)
+    tables: dict[str, int] = field(default_factory=dict)
+    export: dict[str, Any] | None = None
+    cost: dict[str, Any] | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def as_json(self, finished_at: datetime, steps: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the content of result.json (schema `conf/schemas/run_result.schema.json`)."""
+        by_dataset = {
+            name: _totals([f for f in self.files if f.file.dataset == name]) for name in _datasets(self.files)
+        }
+        streams = by_dataset.get("streams", _totals([]))
+        outcomes = Counter(f.outcome for f in self.files) + self.unlisted
+        return {
+            "schema_version": 1,
+            "run_id": self.run_id,
+            "command": self.command,
+            "status": self.status,
+            "exit_code": self.exit_code,
+            "application_version": __version__,
+            "started_at": self.started_at.isoformat(),
+            "finished_at": finished_at.isoformat(),
+            "seconds": round((finished_at - self.started_at).total_seconds(), 3),
+            "input": self.input,
+            "lake": self.lake,
+            "error": self.error,
+            "files": [f.as_json() for f in self.files],
+            "passed_over": self.passed_over,
+            "ignored_files": self.ignored,
+            "totals": {"files": dict(outcomes), **streams},
+            "totals_by_dataset": by_dataset,
+            "quality": self.quality,
+            "dirty_dates": self.dirty_dates,
+            "audit": [vars(check) for check in self.audit],
+            "steps": steps,
+            "cost": self.cost,
+            "tables": self.tables,
+            "export": self.export,
+            "warnings": self.warnings,
+        }
+
+
+def result_uri(lake: str, run_id: str) -> str:
+    """Where a run's result is."""
+    return join(lake, "runs", run_id, "result.json")
+
+
+def write_result(lake: str, content: dict[str, Any]) -> str:
+    """Write result.json and return its URI."""
+    uri = result_uri(lake, content["run_id"])
+    storage_for(uri).write(uri, json.dumps(content, indent=1, ensure_ascii=False, default=str).encode())
+    return uri
+
+
+def _datasets(files: list[FileOutcome]) -> list[str]:
+    return sorted({str(f.file.dataset) for f in files})
+
+
+def _totals(files: list[FileOutcome]) -> dict[str, Any]:
+    accepted = [f.version for f in files if f.version is not None and f.outcome == "accepted"]
+    reasons: Counter[str] = Counter()
+    for version in accepted:
+        reasons.update(version.quarantined_by_reason)
+    return {name: sum(getattr(version, name) for version in accepted) for name in COUNTS} | {
+        "quarantined_by_reason": dict(reasons.most_common())
+    }

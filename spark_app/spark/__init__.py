@@ -1,0 +1,1 @@
+"""What is general about Spark: the session, time zones, small frames."""

@@ -1,0 +1,158 @@
+"""The one place that builds a Spark session: Delta, UTC, and what results must not depend on."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pyspark import SparkContext
+from pyspark.sql import SparkSession
+
+from spark_app import __version__
+from spark_app.config.settings import Settings
+from spark_app.log import Steps
+from spark_app.spark.metrics import StageMeter
+
+# What results or safety depend on is fixed here; sizes and speed are in conf/spark and the job's parameters.
+REQUIRED = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "false",
+    "spark.sql.legacy.timeParserPolicy": "CORRECTED",
+    "spark.sql.files.ignoreCorruptFiles": "false",
+    "spark.sql.files.ignoreMissingFiles": "false",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.sql.caseSensitive": "true",
+    # Both look where a join's key comes from, through all steps of parsing: with 300 columns and a quote in a file
+    # that takes gigabytes. No query here would gain by them.
+    "spark.sql.optimizer.dynamicPartitionPruning.enabled": "false",
+    "spark.sql.optimizer.runtime.bloomFilter.enabled": "false",
+}
+
+_ROWS_PER_SHUFFLE_PARTITION = 500_000
+
+
+class LazySession:
+    """One session, started when it is first asked for, from whatever thread; or one that is given."""
+
+    def __init__(self, settings: Settings, steps: Steps, given: SparkSession | None = None) -> None:
+        self._settings, self._steps, self._given = settings, steps, given
+        self._lock = threading.Lock()
+        self.started: SparkSession | None = None
+
+    def __call__(self) -> SparkSession:
+        """Return the session."""
+        with self._lock:
+            if self.started is None:
+                with self._steps.step("start Spark"):
+                    self.started = self._given or build_session(self._settings.retention_days)
+                self._steps.meter = StageMeter(self.started)
+            return self.started
+
+    def stop(self) -> None:
+        """Stop the session if it was started here."""
+        context = SparkContext._active_spark_context  # noqa: SLF001 (there even where the start was broken off)
+        if self._given is None and context is not None:
+            context.stop()
+
+
+def build_session(retention_days: int) -> SparkSession:
+    """Start Spark (or take the running one), with Delta and with S3A for `s3://`."""
+    os.environ["TZ"] = "UTC"
+    time.tzset()
+    retention = f"interval {max(retention_days, 7)} days"
+    builder = SparkSession.builder.appName(f"music-streaming-kpis {__version__}")
+    options = REQUIRED | {
+        "spark.databricks.delta.properties.defaults.logRetentionDuration": retention,
+        "spark.databricks.delta.properties.defaults.deletedFileRetentionDuration": retention,
+        # Of the columns, only the first is looked for in files: the file_id of what a corrected file replaces.
+        "spark.databricks.delta.properties.defaults.dataSkippingNumIndexedCols": "1",
+    }
+    for name, value in (options | _s3_options() | _log_store_options()).items():
+        builder = builder.config(name, value)
+    spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel("WARN")
+    _look_up_once(spark)
+    if os.environ.get("TINI_KILL_PROCESS_GROUP"):
+        _let_python_end_first(spark)
+    return spark
+
+
+class _LookedUpOnce:
+    """Members of a class of Java's, each asked for once."""
+
+    def __init__(self, of_java: Any) -> None:
+        self._of_java = of_java
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self._of_java, name)
+        setattr(self, name, member)
+        return member
+
+
+def _look_up_once(spark: SparkSession) -> None:
+    """Keep what is behind `pyspark.sql.functions`.
+
+    Else each use of one has Java look through all jars for the class, and through the class for the method.
+    """
+    jvm: Any = spark._jvm  # noqa: SLF001 (the way to Java's classes)
+    for name in ("functions", "PythonUtils"):
+        if not isinstance(there := getattr(jvm, name), _LookedUpOnce):
+            setattr(jvm, name, _LookedUpOnce(there))
+
+
+def _let_python_end_first(spark: SparkSession) -> None:
+    """Make Java ignore SIGTERM, for use where Python gets it too: in a container, all ends when Java does.
+
+    So there is time to give the lake's lock back and to write the result; Java then ends as Python has.
+    """
+    misc: Any = spark._jvm.sun.misc  # type: ignore[union-attr]  # noqa: SLF001 (the way to Java's classes)
+    misc.Signal.handle(misc.Signal("TERM"), misc.SignalHandler.SIG_IGN)
+
+
+def widen_shuffles(spark: SparkSession, rows: int) -> None:
+    """Give shuffles of this many rows so many partitions that each fits into memory; never fewer than are set."""
+    name = "spark.sql.shuffle.partitions"
+    wanted = 1 + rows // _ROWS_PER_SHUFFLE_PARTITION
+    if wanted > int(spark.conf.get(name) or 0):
+        spark.conf.set(name, str(wanted))
+
+
+@contextmanager
+def small_queries(spark: SparkSession) -> Iterator[None]:
+    """Have this thread's queries run beside large ones of other threads, rather than wait until these end.
+
+    That takes `spark.scheduler.mode` FAIR, as conf/spark says; else it changes nothing.
+    """
+    context = spark.sparkContext
+    context.setLocalProperty("spark.scheduler.pool", "small queries")
+    try:
+        yield
+    finally:
+        context.setLocalProperty("spark.scheduler.pool", "default")
+
+
+def _s3_options() -> dict[str, str]:
+    """S3A for `s3://`, at the endpoint of the AWS environment variables where one is named."""
+    options = {
+        "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
+    }
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        options |= {
+            "spark.hadoop.fs.s3a.endpoint": endpoint,
+            "spark.hadoop.fs.s3a.path.style.access": "true",
+            "spark.hadoop.fs.s3a.connection.ssl.enabled": str(endpoint.startswith("https")).lower(),
+        }
+    return options
+
+
+def _log_store_options() -> dict[str, str]:
+    """The region of the table that Delta's commits go through where conf/spark says so (emr.conf): the job's own."""
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return {"spark.io.delta.storage.S3DynamoDBLogStore.ddb.region": region} if region else {}

@@ -1,0 +1,1 @@
+"""Doubles and helpers that only tests and benchmarks use."""

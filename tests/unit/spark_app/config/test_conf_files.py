@@ -1,0 +1,55 @@
+import json
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from spark_app.config import conf_files
+from spark_app.config.conf_files import CONF_DIR_VARIABLE, conf_dir, load_schema, load_toml
+from spark_app.errors import UsageError
+
+SCHEMAS = sorted((Path(__file__).parents[4] / "conf" / "schemas").glob("*.schema.json"))
+
+
+@pytest.mark.parametrize("path", SCHEMAS, ids=lambda path: path.name)
+def test_each_schema_is_valid_draft_2020_12(path: Path) -> None:
+    schema = json.loads(path.read_text(encoding="utf-8"))
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    Draft202012Validator.check_schema(schema)
+
+
+def test_every_file_that_passes_between_the_parts_has_a_schema() -> None:
+    names = {path.name.removesuffix(".schema.json") for path in SCHEMAS}
+    assert names >= {"run_manifest", "run_result", "export_manifest", "delivery_receipt"}
+    assert load_schema("run_result")["title"]
+
+
+def test_the_variable_names_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CONF_DIR_VARIABLE, str(tmp_path))
+    (tmp_path / "own.toml").write_text('name = "ä"\n', encoding="utf-8")
+    assert load_toml("own.toml") == {"name": "ä"}
+
+
+def test_a_variable_that_names_no_folder_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CONF_DIR_VARIABLE, str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match="there is no such folder"):
+        conf_dir()
+
+
+def test_files_packed_beside_the_code_win_over_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CONF_DIR_VARIABLE, raising=False)
+    package = tmp_path / "site" / "spark_app"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(conf_files, "__file__", str(package / "config" / "conf_files.py"))
+    assert conf_dir() == tmp_path / "site" / "conf"
+    (package / "conf").mkdir()
+    assert conf_dir() == package / "conf"
+
+
+def test_a_missing_file_and_broken_toml_are_usage_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CONF_DIR_VARIABLE, str(tmp_path))
+    (tmp_path / "broken.toml").write_text("name = \n")
+    with pytest.raises(UsageError, match=r"none\.toml: configuration file not found"):
+        load_toml("none.toml")
+    with pytest.raises(UsageError, match=r"broken\.toml: not valid TOML: .*line 1"):
+        load_toml("broken.toml")

@@ -1,0 +1,67 @@
+from datetime import datetime
+
+from chispa import assert_df_equality
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_app.kpis.song_catalogue import changed_tracks, current_songs, current_tracks
+from tests.unit.spark_app.builders import SONGS, STAGED_SONGS
+
+OLD, NEW = datetime(2024, 6, 1), datetime(2024, 6, 2)
+
+
+def row(track: str, genre: str = "pop", name: str = "n", popularity: int = 1) -> tuple[object, ...]:
+    return track, 1, genre, name, "A", popularity, 1000
+
+
+def songs(spark: SparkSession, *rows: tuple[object, ...]) -> DataFrame:
+    return spark.createDataFrame(list(rows), SONGS).coalesce(1)
+
+
+def staged(spark: SparkSession, *files: tuple[datetime, str, list[tuple[object, ...]]]) -> DataFrame:
+    rows = [
+        (modified, name, track, id_, genre, title, artists, popularity, ms)
+        for modified, name, content in files
+        for track, id_, genre, title, artists, popularity, ms in content
+    ]
+    return spark.createDataFrame(rows, STAGED_SONGS).coalesce(1)
+
+
+def test_a_newer_file_replaces_all_rows_of_the_tracks_that_it_names(spark: SparkSession) -> None:
+    old = (OLD, "songs/z.csv", [row("t1", "pop"), row("t1", "rock"), row("t2", "pop")])
+    new = (NEW, "songs/a.csv", [row("t1", "jazz")])
+    expected = songs(spark, row("t1", "jazz"), row("t2", "pop"))
+    assert_df_equality(current_songs(staged(spark, old, new)), expected, ignore_row_order=True)
+
+
+def test_of_two_files_of_one_time_the_later_name_counts(spark: SparkSession) -> None:
+    files = [(OLD, "songs/a.csv", [row("t1", name="a")]), (OLD, "songs/b.csv", [row("t1", name="b")])]
+    for order in (files, files[::-1]):
+        assert_df_equality(current_songs(staged(spark, *order)), songs(spark, row("t1", name="b")))
+
+
+def test_a_track_has_the_attributes_of_its_most_popular_row_then_of_the_first_genre(spark: SparkSession) -> None:
+    frame = songs(
+        spark,
+        row("t1", "pop", "less", 10),
+        row("t1", "rock", "more", 20),
+        row("t2", "rock", "second", 5),
+        row("t2", "jazz", "first", 5),
+    )
+    found = current_tracks(frame).select("track_id", "track_name")
+    expected = spark.createDataFrame([("t1", "more"), ("t2", "first")], "track_id string, track_name string")
+    assert_df_equality(found, expected, ignore_row_order=True)
+
+
+def test_a_track_changed_if_an_attribute_came_went_or_changed(spark: SparkSession) -> None:
+    before = songs(
+        spark, row("same"), row("gone"), row("renamed"), row("lost a genre", "pop"), row("lost a genre", "x")
+    )
+    after = songs(spark, row("same"), row("new"), row("renamed", name="other"), row("lost a genre", "pop"))
+    found = changed_tracks(before, after)
+    expected = [("gone",), ("lost a genre",), ("new",), ("renamed",)]
+    assert_df_equality(found, spark.createDataFrame(expected, "track_id string"), ignore_row_order=True)
+
+
+def test_another_id_alone_changes_nothing_that_kpis_use(spark: SparkSession) -> None:
+    before, after = songs(spark, row("t")), songs(spark, ("t", 99, *row("t")[2:]))
+    assert changed_tracks(before, after).count() == 0

@@ -1,0 +1,175 @@
+import hashlib
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from spark_app.errors import StorageError, UsageError
+from spark_app.lake.s3_storage import S3Storage
+from spark_app.lake.storage import LocalStorage, etag_of_content, is_s3, join, normalise, storage_for
+
+DISK = LocalStorage()
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("s3://bucket/a/", "s3://bucket/a"),
+        ("s3a://bucket/a", "s3a://bucket/a"),
+        ("/data//lake/", "/data/lake"),
+        ("file:///data/lake", "/data/lake"),
+        ("/data/a=b %20 é", "/data/a=b %20 é"),
+    ],
+)
+def test_uris_get_one_form(uri: str, expected: str) -> None:
+    assert normalise(uri) == expected
+
+
+def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert normalise("lake") == str(tmp_path / "lake")
+
+
+def test_other_stores_are_refused() -> None:
+    with pytest.raises(UsageError, match="only local paths and s3://"):
+        normalise("gs://bucket/lake")
+
+
+def test_the_scheme_decides_where_a_file_is() -> None:
+    assert [is_s3(uri) for uri in ("s3://b/k", "s3a://b/k", "s3n://b/k", "/s3/x", "file:///s3")] == [True] * 3 + [
+        False
+    ] * 2
+    assert isinstance(storage_for("s3://b/k"), S3Storage)
+    assert isinstance(storage_for("/data"), LocalStorage)
+
+
+def test_segments_are_joined_by_one_slash() -> None:
+    assert join("s3://bucket/lake/", "/kpis/", "hourly") == "s3://bucket/lake/kpis/hourly"
+    assert join("/lake", "ops/lake.lock") == "/lake/ops/lake.lock"
+
+
+@pytest.mark.timeout(20)
+def test_only_files_are_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "broken.csv").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "itself.csv").symlink_to(tmp_path / "itself.csv")
+    (tmp_path / "up").symlink_to(tmp_path)
+    (tmp_path / "real").write_bytes(b"x")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real")
+    assert {stored.relative for stored in DISK.list_files(str(tmp_path))} == {"real", "link.csv"}
+    assert DISK.find(str(tmp_path / "pipe.csv")) is None
+
+
+def test_what_is_written_is_read_and_listed(tmp_path: Path) -> None:
+    DISK.write(str(tmp_path / "a" / "b" / "c d.json"), b"1")
+    DISK.write(str(tmp_path / "e.json"), b"22")
+    found = {stored.relative: stored for stored in DISK.list_files(str(tmp_path))}
+    assert {name: stored.size for name, stored in found.items()} == {"a/b/c d.json": 1, "e.json": 2}
+    assert DISK.read(found["a/b/c d.json"].uri) == b"1"
+    with DISK.open(found["e.json"].uri) as stream:
+        assert stream.read() == b"22"
+
+
+def test_what_is_not_there_is_none_and_not_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for uri in (str(tmp_path / "no"), str(tmp_path / "file" / "below")):
+        assert DISK.read(uri) is None
+        assert DISK.find(uri) is None
+        assert DISK.read_tagged(uri) is None
+        assert list(DISK.list_files(uri)) == []
+
+
+def test_a_file_that_was_touched_has_another_stat(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"1")
+    os.utime(path, (1, 1))
+    before = DISK.find(str(path))
+    os.utime(path, (1, 1))  # same time and size, but the inode changed
+    after = DISK.find(str(path))
+    assert before is not None
+    assert after is not None
+    assert before.stat != after.stat
+    assert after == DISK.find(str(path))
+
+
+def test_writing_leaves_nothing_beside_the_file(tmp_path: Path) -> None:
+    DISK.write(str(tmp_path / "a"), b"1")
+    DISK.write(str(tmp_path / "a"), b"2")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_place_that_can_not_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="can't be written"):
+        DISK.write(str(tmp_path / "file" / "below"), b"1")
+    with pytest.raises(StorageError, match="can't be written"):
+        DISK.write_if(str(tmp_path / "file" / "below"), b"1", None)
+
+
+def test_a_write_without_tag_only_creates(tmp_path: Path) -> None:
+    uri = str(tmp_path / "new" / "a")
+    assert (
+        DISK.write_if(uri, b"1", None) == etag_of_content(b"1") == hashlib.md5(b"1", usedforsecurity=False).hexdigest()
+    )
+    assert DISK.write_if(uri, b"2", None) is None
+    assert DISK.read(uri) == b"1"
+
+
+def test_what_a_killed_write_left_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was, a run that was killed while it marked a new lake left a file for which the lake was refused."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            DISK.write(str(tmp_path / "lake.json"), b"1")
+    assert len(list(tmp_path.iterdir())) == 1
+    assert list(DISK.list_files(str(tmp_path))) == []
+    DISK.write(str(tmp_path / "lake.json"), b"1")
+    assert [stored.relative for stored in DISK.list_files(str(tmp_path))] == ["lake.json"]
+
+
+def test_a_write_with_a_tag_only_replaces_what_it_saw(tmp_path: Path) -> None:
+    uri = str(tmp_path / "a")
+    assert DISK.write_if(uri, b"1", etag_of_content(b"0")) is None
+    assert DISK.read(uri) is None
+    first = DISK.write_if(uri, b"1", None)
+    second = DISK.write_if(uri, b"2", first)
+    assert second is not None
+    assert DISK.write_if(uri, b"3", first) is None
+    assert DISK.read_tagged(uri) == (b"2", second)
+
+
+def test_a_file_is_deleted_only_if_it_is_the_one_that_was_seen(tmp_path: Path) -> None:
+    uri = str(tmp_path / "a")
+    DISK.write(uri, b"1")
+    DISK.delete_if(uri, etag_of_content(b"2"))
+    assert DISK.read(uri) == b"1"
+    DISK.delete_if(uri, etag_of_content(b"1"))
+    assert DISK.read(uri) is None
+    DISK.delete_if(uri, etag_of_content(b"1"))
+
+
+def test_of_many_who_create_at_once_one_wins(tmp_path: Path) -> None:
+    barrier = threading.Barrier(8)
+
+    def create(number: int) -> str | None:
+        barrier.wait()
+        return DISK.write_if(str(tmp_path / "a"), b"%d" % number, None)
+
+    with ThreadPoolExecutor(8) as pool:
+        tags = [tag for tag in pool.map(create, range(8)) if tag is not None]
+    assert tags == [etag_of_content((tmp_path / "a").read_bytes())]
+
+
+def test_a_folder_goes_with_all_that_is_in_it(tmp_path: Path) -> None:
+    DISK.write(str(tmp_path / "x" / "y" / "a"), b"1")
+    DISK.delete_folder(str(tmp_path / "x"))
+    DISK.delete_folder(str(tmp_path / "x"))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,254 @@
+"""Runs of the DAG by a real Airflow on SQLite, in a home folder of its own.
+
+airflow = Airflow(get_airflow("3.3"), home, aws.environment, variables={"bucket_name": "b"})
+run = airflow.run_dag({"table_prefix": "x-"})        # `airflow dags test`: all tasks, to the end
+run.states()                                         # {"claim_files": "success", …}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tools.airflow_tools import AirflowVersion
+from tools.dynamodb_local import free_port
+from tools.processes import stop_group
+from tools.toolchain import BUILD, ROOT, is_made_from, mark_made_from
+
+DAG_ID = "music_streaming_pipeline"
+DAGS = ROOT / "dags"
+DATABASE = "airflow.db"
+RUN_TIMEOUT_S = 900
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """One task instance as the database knows it."""
+
+    task: str
+    map_index: int
+    state: str | None
+    try_number: int
+    seconds: float | None
+
+    @property
+    def label(self) -> str:
+        """`write_to_dynamodb[2]`."""
+        return self.task if self.map_index < 0 else f"{self.task}[{self.map_index}]"
+
+
+@dataclass(frozen=True)
+class DagRun:
+    """A run that has ended."""
+
+    run_id: str
+    state: str
+    tasks: tuple[TaskRun, ...]
+    log: str = field(repr=False, default="")
+
+    def states(self) -> dict[str, str | None]:
+        """The state of each task; of a mapped one, of its first instance."""
+        found: dict[str, str | None] = {}
+        for task in self.tasks:
+            found.setdefault(task.task, task.state)
+        return found
+
+
+@dataclass
+class Airflow:
+    """An Airflow with its own home; `settings` are environment variables `MUSIC_KPIS_DAG_*` without that prefix."""
+
+    version: AirflowVersion
+    home: Path
+    aws: Mapping[str, str]
+    variables: Mapping[str, str] = field(default_factory=dict)
+    connections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    dags: Path = DAGS
+
+    def environment(self) -> dict[str, str]:
+        """What a process of this Airflow gets: nothing of the caller's AWS, Airflow or Python."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "AIRFLOW", "MUSIC_KPIS_", "PYTHON"))}
+        connections = {"aws_conn": {"conn_type": "aws"}, **self.connections}
+        return {
+            **kept,
+            **self.aws,
+            "PATH": f"{self.version.venv / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "TZ": "UTC",
+            # Schedulers and workers put the folder of DAGs on the path by themselves; `dags test` of 3.0 does not.
+            "PYTHONPATH": str(self.dags),
+            "AIRFLOW_HOME": str(self.home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home / DATABASE}",
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+            **{f"AIRFLOW_VAR_{name.upper()}": value for name, value in self.variables.items()},
+            **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in connections.items()},
+            **{f"MUSIC_KPIS_DAG_{name}": value for name, value in self.settings.items()},
+        }
+
+    def prepare(self) -> None:
+        """Make home and database; a migrated database is kept for each version and copied."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        if (self.home / DATABASE).exists():
+            return
+        template = BUILD / "airflow" / f"database-{self.version.name}"
+        if not is_made_from(template, self.version.lock):
+            shutil.rmtree(template, ignore_errors=True)
+            template.mkdir(parents=True)
+            maker = Airflow(self.version, template, {})
+            maker.command("db", "migrate")
+            mark_made_from(template, self.version.lock)
+        shutil.copyfile(template / DATABASE, self.home / DATABASE)
+
+    def command(self, *arguments: str) -> str:
+        """Run `airflow …` and return its output; `CalledProcessError` when it fails."""
+        done = subprocess.run(
+            [self.version.command, *arguments], env=self.environment(), capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            sys.stderr.write(done.stdout + done.stderr)
+            done.check_returncode()
+        return done.stdout
+
+    def start_run(self, params: Mapping[str, Any] | None = None) -> subprocess.Popen[str]:
+        """Start `airflow dags test` in a process group of its own; `log` of the home gets its output."""
+        self.prepare()
+        now = datetime.now(UTC).isoformat(timespec="microseconds")
+        command = [str(self.version.command), "dags", "test", DAG_ID, now, "--conf", json.dumps(dict(params or {}))]
+        with self.log.open("a") as log:
+            return subprocess.Popen(
+                command,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                text=True,
+            )
+
+    @contextmanager
+    def scheduler(self, port_of_ui: int = 0) -> Iterator[subprocess.Popen[bytes]]:
+        """Run `airflow standalone` (scheduler, DAG processor, triggerer, web UI) as long as the block lasts."""
+        import psutil
+
+        self.prepare()
+        port = str(port_of_ui or free_port())
+        env = self.environment() | {
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__PARALLELISM": "4",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+            "AIRFLOW__API__PORT": port,
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+        }
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [self.version.command, "standalone"],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            yield process
+        finally:
+            children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            stop_group(process)
+            for child in children:  # some have sessions of their own
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+
+    def knows_dag(self) -> bool:
+        """Whether the DAG was parsed into the database."""
+        with self._database() as database:
+            return database.execute("select 1 from dag where dag_id = ?", (DAG_ID,)).fetchone() is not None
+
+    @property
+    def log(self) -> Path:
+        """Output of all runs by this Airflow."""
+        return self.home / "runs.log"
+
+    def run_dag(self, params: Mapping[str, Any] | None = None) -> DagRun:
+        """Run the DAG to its end."""
+        start = self.log.stat().st_size if self.log.exists() else 0
+        process = self.start_run(params)
+        try:
+            process.wait(RUN_TIMEOUT_S)
+        finally:
+            stop_group(process)
+        run = self.last_run()
+        with self.log.open() as log:
+            log.seek(start)
+            text = log.read()
+        if run is None:
+            raise AssertionError(f"airflow dags test made no run:\n{text[-4000:]}")
+        return DagRun(run.run_id, run.state, run.tasks, text)
+
+    def last_run(self) -> DagRun | None:
+        """Return the newest run, from the database."""
+        return self._run("select run_id, state from dag_run order by id desc limit 1")
+
+    def first_run(self) -> DagRun | None:
+        """Return the oldest run."""
+        return self._run("select run_id, state from dag_run order by id limit 1")
+
+    def _run(self, query: str) -> DagRun | None:
+        with self._database() as database:
+            row = database.execute(query).fetchone()
+            if row is None:
+                return None
+            return DagRun(row[0], row[1], tuple(self._tasks(database, row[0])))
+
+    def state_of_first_run(self) -> str | None:
+        """Return the state of the oldest run."""
+        run = self.first_run()
+        return None if run is None else run.state
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(f"file:{self.home / DATABASE}?mode=ro", uri=True, timeout=30)) as database:
+            yield database
+
+    def _tasks(self, database: sqlite3.Connection, run_id: str) -> list[TaskRun]:
+        rows = database.execute(
+            "select task_id, map_index, state, try_number, start_date, end_date from task_instance where run_id = ? "
+            "order by start_date is null, start_date, task_id, map_index",
+            (run_id,),
+        )
+        return [
+            TaskRun(task, index, state, tries, _seconds(start, end)) for task, index, state, tries, start, end in rows
+        ]
+
+
+def _seconds(start: str | None, end: str | None) -> float | None:
+    if start is None or end is None:
+        return None
+    return (_instant(end) - _instant(start)).total_seconds()
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(re.sub(r"([+-]\d\d:\d\d|Z)$", "", text)).replace(tzinfo=UTC)
+
+
+def kill_group(process: subprocess.Popen[Any]) -> None:
+    """Kill a process group at once, as a machine that dies does."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
