@@ -88,7 +88,7 @@ cmd_bench() {
     exec "$PYTHON" -m bench.main "$@"
 }
 
-## lint   check style, types and shell scripts; --fix first repairs what can be repaired
+## lint   check style, types, layers and shell scripts; --fix first repairs what can be repaired
 cmd_lint() {
     if asks_for_help "$@"; then
         echo "usage: ./build.sh lint [--fix]"
@@ -104,6 +104,7 @@ cmd_lint() {
     "$BIN/ruff" check . || failed=1
     "$BIN/ruff" format --check . || failed=1
     "$PYTHON" -m mypy || failed=1
+    "$BIN/lint-imports" --cache-dir .build/import-linter --no-logo || failed=1
     "$BIN/shellcheck" build.sh .ci/run docker/*.sh docker/*/*.sh || failed=1
     "$BIN/hadolint" --config docker/hadolint.yaml docker/Dockerfile docker/*/Dockerfile || failed=1
     ((failed == 0)) || fail "lint found something"

@@ -25,12 +25,13 @@ from spark_app.config.contracts import Dataset, load_contract
 from spark_app.config.dynamodb_layout import load_layout
 from spark_app.config.settings import Settings, load_settings
 from spark_app.errors import AppError, StorageError, UsageError
-from spark_app.ingest.file_ledger import FileVersion, load_ledger
+from spark_app.ingest.file_ledger import load_ledger
 from spark_app.lake.lock import lake_lock
 from spark_app.lake.storage import normalise
 from spark_app.lake.tables import Lake, check_lake, normalise_lake
 from spark_app.log import Steps, log, printable, set_log_context, set_up_logging, warn
 from spark_app.run.context import Context
+from spark_app.run.files import FileVersion
 from spark_app.run.result import RunResult, write_result
 from spark_app.spark.metrics import cost_so_far
 from spark_app.spark.session import LazySession

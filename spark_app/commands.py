@@ -15,7 +15,7 @@ from spark_app.config.dynamodb_layout import load_layout
 from spark_app.errors import NothingUsableError, UsageError
 from spark_app.export.export import MANIFEST, ExportPlan, dates_to_export, kpi_versions, read_export_state, write_export
 from spark_app.ingest.discovery import Listing, list_input, read_manifest
-from spark_app.ingest.file_ledger import Ledger, Status, load_ledger, save_ledger
+from spark_app.ingest.file_ledger import Ledger, load_ledger, save_ledger
 from spark_app.ingest.ingest import ingest
 from spark_app.kpis import all_kpis
 from spark_app.kpis.catalogue_ahead import CatalogueAhead
@@ -33,6 +33,7 @@ from spark_app.publish.dirty_dates import (
 from spark_app.publish.publish import publish
 from spark_app.recovery import recover, take_back
 from spark_app.run.context import Context
+from spark_app.run.files import Status
 
 
 def run(context: Context, source: str | None, manifest: str | None) -> None:

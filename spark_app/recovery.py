@@ -8,11 +8,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_app.config.contracts import Dataset
-from spark_app.ingest.file_ledger import FileVersion, Ledger, Status, save_ledger
+from spark_app.ingest.file_ledger import Ledger, save_ledger
 from spark_app.lake.delta_tables import LogGoneError, Table
 from spark_app.log import warn
 from spark_app.publish.dirty_dates import Progress
 from spark_app.run.context import Context
+from spark_app.run.files import FileVersion, Status
 
 
 def recover(context: Context, ledger: Ledger, done: Progress) -> None:

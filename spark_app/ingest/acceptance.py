@@ -16,7 +16,7 @@ from spark_app.config.contracts import Contract, Dataset, load_contract
 from spark_app.errors import AuditError, NothingUsableError
 from spark_app.ingest.candidates import Candidate, Group, accepted_rows, of_files, reject
 from spark_app.ingest.csv_records import line_records, quoted_records, split_fields, without_carriage_returns
-from spark_app.ingest.file_ledger import Ledger, Status
+from spark_app.ingest.file_ledger import Ledger
 from spark_app.ingest.file_profile import (
     MARKS,
     FileProfile,
@@ -31,6 +31,7 @@ from spark_app.ingest.listen_rows import narrow, widened, with_track_ids
 from spark_app.ingest.staged_rows import listen_day
 from spark_app.ingest.validation import Checked, check
 from spark_app.run.context import Context
+from spark_app.run.files import Status
 from spark_app.spark.hash_join import MANY_ROWS, MOST_KEYS, hashes_differ
 
 _SAMPLES = 5

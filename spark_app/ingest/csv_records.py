@@ -25,11 +25,11 @@ from pyspark.sql import types as T
 
 from spark_app.config.contracts import Contract
 from spark_app.lake.storage import as_glob, storage_for
+from spark_app.spark.columns import WHITE_SPACE
 from spark_app.spark.local_frames import local_frame
 
 UNCLOSED_QUOTE = "unclosed_quote"
 WRONG_COLUMN_COUNT = "wrong_column_count"
-WHITE_SPACE = " \t\r\n\f\v"
 FIRST_NOT_WHITE = "!"  # in the order of bytes, all white space comes before it
 _MAX_RECORD_LINES = 1000
 _MOST_COMMAS = 20000

@@ -14,35 +14,9 @@ from spark_app.config.conf_files import load_schema
 from spark_app.config.contracts import Dataset
 from spark_app.errors import UsageError
 from spark_app.lake.storage import StoredFile, is_s3, join, normalise, storage_for
+from spark_app.run.files import InputFile
 
 SUFFIXES = (".csv", ".csv.gz")
-
-
-@dataclass(frozen=True)
-class InputFile:
-    """One version of one input file.
-
-    `name` is its path below the input, with the dataset's folder first: it identifies the file over time.
-    `etag` is S3's, or the MD5 of a local file's bytes (None until they were read).
-    """
-
-    dataset: Dataset
-    name: str
-    uri: str
-    size: int
-    modified_at: datetime
-    etag: str | None
-    stat: str | None = None
-
-    @property
-    def order(self) -> tuple[datetime, str]:
-        """Key that orders file versions: modification time, then name."""
-        return self.modified_at, self.name
-
-    @property
-    def compressed(self) -> bool:
-        """Whether the name says gzip."""
-        return self.uri.endswith(".gz")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -18,10 +18,10 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from spark_app.config.contracts import Dataset
-from spark_app.ingest.discovery import InputFile
 from spark_app.lake.delta_tables import Commit, Table
 from spark_app.lake.storage import storage_for
 from spark_app.log import warn
+from spark_app.run.files import FileVersion, InputFile, Status
 from spark_app.spark.local_frames import local_frame
 
 LEDGER_SCHEMA = """
@@ -33,19 +33,6 @@ LEDGER_SCHEMA = """
 _COLUMNS = [line.split()[0] for line in LEDGER_SCHEMA.replace("\n", " ").split(",")]
 
 
-class Status(StrEnum):
-    """The state of a file version."""
-
-    PENDING = "pending"  # judged and being staged; a dead run's is done again
-    ACCEPTED = "accepted"  # its rows are staged and count
-    REJECTED = "rejected"  # refused whole, with a reason
-    REPLACED = "replaced"  # accepted once; a newer version's rows stand in its place
-    WITHDRAWING = "withdrawing"  # its rows are being taken back by hand; a dead run's withdrawal is done again
-    WITHDRAWN = "withdrawn"  # accepted once; its rows were taken back by hand
-    RELEASED = "released"  # rejected or withdrawn once; the next run takes it again
-    ABANDONED = "abandoned"  # pending when its run died, and other content was there afterwards
-
-
 class Decision(StrEnum):
     """What a run does with a listed file."""
 
@@ -54,33 +41,6 @@ class Decision(StrEnum):
     STILL_REJECTED = "still_rejected"
     STILL_WITHDRAWN = "still_withdrawn"
     SUPERSEDED = "superseded"
-
-
-@dataclass(frozen=True)
-class FileVersion:
-    """One row of the ledger. Counts are rows of the file; `waiting` is a part of `valid`, as of when it was staged."""
-
-    file_id: int
-    version: int
-    dataset: Dataset
-    name: str
-    uri: str
-    etag: str
-    size: int
-    modified_at: datetime
-    stat: str | None
-    status: Status
-    reason: str | None = None
-    message: str | None = None
-    rows: int = 0
-    valid: int = 0
-    duplicates: int = 0
-    quarantined: int = 0
-    waiting: int = 0
-    unknown_users: int = 0
-    quarantined_by_reason: Mapping[str, int] = field(default_factory=dict)
-    run_id: str = ""
-    updated_at: datetime = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Ledger:

@@ -13,12 +13,13 @@ from dataclasses import replace
 from spark_app.config.contracts import Dataset, load_contract
 from spark_app.ingest.acceptance import judge_references, judge_streams
 from spark_app.ingest.candidates import Candidate, reject
-from spark_app.ingest.discovery import InputFile, Listing
+from spark_app.ingest.discovery import Listing
 from spark_app.ingest.file_ledger import Decision, Ledger
 from spark_app.ingest.preflight import Inspection, inspect_files
 from spark_app.ingest.write_staged import stage
 from spark_app.log import log
 from spark_app.run.context import Context
+from spark_app.run.files import InputFile
 from spark_app.run.result import FileOutcome
 
 

@@ -12,7 +12,8 @@ from pyspark.sql import functions as F
 from spark_app.config.contracts import Dataset
 from spark_app.ingest.file_profile import References
 from spark_app.ingest.listen_rows import LISTEN, with_track_ids
-from spark_app.ingest.validation import Checked, instant_to_local, not_pushed_down
+from spark_app.ingest.validation import Checked
+from spark_app.spark.columns import instant_to_local, optimizer_barrier
 
 STREAM_PARTITIONS = ("listen_date",)
 _MICROS_PER_DAY = 86_400_000_000
@@ -40,7 +41,7 @@ def staged_streams(
         # Listens of a track one after another: what is looked up by track, here and for the KPIs, is at hand then.
         # The optimiser would drop this order, as a join comes after it.
         ordered = unique.sortWithinPartitions("track_no")
-        unique = ordered.withColumn("copies", not_pushed_down(F.col("copies")).cast("int"))
+        unique = ordered.withColumn("copies", optimizer_barrier(F.col("copies")).cast("int"))
     day = F.date_from_unix_date(_rounded_down(F.col("place"), buckets).cast("int"))
     return with_track_ids(unique, references).select(
         "file_id", "user_id", "track_id", "listen_time", "copies", day.alias("listen_date")

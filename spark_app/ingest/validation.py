@@ -16,11 +16,11 @@ from pyspark.sql import functions as F
 from spark_app.config.contracts import CHECKED_TYPES, Contract, Rule, Severity
 from spark_app.config.contracts import Column as ContractColumn
 from spark_app.config.settings import Settings
-from spark_app.ingest.csv_records import UNCLOSED_QUOTE, WHITE_SPACE, WRONG_COLUMN_COUNT
+from spark_app.ingest.csv_records import UNCLOSED_QUOTE, WRONG_COLUMN_COUNT
+from spark_app.spark.columns import instant_to_local, local_to_instant, names_list, optimizer_barrier
 
 INTEGER = r"^[+-]?[0-9]{1,19}$"
 TIMESTAMP = r"^(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?$"
-NAMES_SEPARATOR = ";"
 _MICROS = 1_000_000
 _BOM = "\ufeff"
 
@@ -95,21 +95,11 @@ def check(fields: DataFrame, contract: Contract, settings: Settings) -> Checked:
     frame = typed.select(
         *carried,
         *contract.names,
-        not_pushed_down(broken).alias("broken_rules"),
+        optimizer_barrier(broken).alias("broken_rules"),
         missing.alias("nulls"),
         is_header(contract).alias("is_header"),
     )
     return Checked(frame, contract, tuple(checks))
-
-
-def not_pushed_down(column: Column) -> Column:
-    """Keep the optimiser from looking through this column's projection.
-
-    It would move filters below it, with the column's definition in them, and so parse each row once for every mention
-    of a field; and it drops the order of rows where it sees that a join comes after it. A column that is formally not
-    deterministic stays where it is; the value does not change.
-    """
-    return column + F.monotonically_increasing_id() * F.lit(0)
 
 
 def is_header(contract: Contract) -> Column:
@@ -119,22 +109,6 @@ def is_header(contract: Contract) -> Column:
         return (text == name) | (text.contains(_BOM) & (F.replace(text, F.lit(_BOM), F.lit("")) == name))
 
     return reduce(and_, [_holds(named(F.col(_text(name)), name)) for name in contract.required])
-
-
-def names_list(text: Column) -> Column:
-    """Split a text of names at `;`: trimmed, without empty ones, each once, in order."""
-    parts = F.transform(F.split(text, NAMES_SEPARATOR), lambda part: F.btrim(part, F.lit(WHITE_SPACE)))
-    return F.array_distinct(F.filter(parts, lambda part: part != ""))
-
-
-def local_to_instant(local: Column, zone: str) -> Column:
-    """Read a zoneless time in a zone: a doubled hour takes its earlier offset, a skipped one moves on."""
-    return local if zone == "UTC" else F.to_utc_timestamp(local, zone)
-
-
-def instant_to_local(instant: Column, zone: str) -> Column:
-    """The clock of a zone at an instant, as a timestamp whose UTC fields are the local ones."""
-    return instant if zone == "UTC" else F.from_utc_timestamp(instant, zone)
 
 
 def _typed(column: ContractColumn, settings: Settings) -> Column:

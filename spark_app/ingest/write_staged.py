@@ -15,7 +15,7 @@ from spark_app.config.contracts import Dataset
 from spark_app.errors import AuditError
 from spark_app.ingest.candidates import Candidate, Group, accepted_rows, of_files
 from spark_app.ingest.csv_records import number_lines
-from spark_app.ingest.file_ledger import Ledger, Status, save_ledger
+from spark_app.ingest.file_ledger import Ledger, save_ledger
 from spark_app.ingest.file_profile import most_of_a_day, quarantine_reasons
 from spark_app.ingest.listen_rows import LISTEN
 from spark_app.ingest.staged_rows import (
@@ -28,6 +28,7 @@ from spark_app.ingest.staged_rows import (
     staged_users,
 )
 from spark_app.run.context import Context
+from spark_app.run.files import Status
 from spark_app.spark.local_frames import local_frame
 from spark_app.spark.session import small_queries
 

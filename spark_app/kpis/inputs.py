@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from spark_app.ingest.validation import instant_to_local, local_to_instant, names_list
 from spark_app.kpis.definition import KpiInputs, pairs_of, ranked_first
 from spark_app.kpis.song_catalogue import current_tracks
+from spark_app.spark.columns import instant_to_local, local_to_instant, names_list
 from spark_app.spark.hash_join import MOST_KEYS, join_by_hash
 from spark_app.spark.time_zones import changes_within_an_hour, slots_of_a_day
 

@@ -9,17 +9,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_app.kpis.definition import Kpi
+from spark_app.run.result import AuditResult
 
 _SAMPLE = 5
-
-
-@dataclass(frozen=True)
-class AuditResult:
-    """One check: passed if no row breaks it; `detail` shows some rows that do."""
-
-    check: str
-    passed: bool
-    detail: str
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,19 @@ from datetime import datetime
 from typing import Any
 
 from spark_app import __version__
-from spark_app.ingest.discovery import InputFile
-from spark_app.ingest.file_ledger import FileVersion
 from spark_app.lake.storage import join, storage_for
-from spark_app.publish.audit import AuditResult
+from spark_app.run.files import FileVersion, InputFile
 
 COUNTS = ("rows", "valid", "duplicates", "quarantined", "waiting", "unknown_users")
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """One check: passed if no row breaks it; `detail` shows some rows that do."""
+
+    check: str
+    passed: bool
+    detail: str
 
 
 @dataclass

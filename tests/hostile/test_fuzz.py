@@ -16,8 +16,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from spark_app.config.contracts import Dataset
-from spark_app.ingest.discovery import InputFile, is_passed_over
+from spark_app.ingest.discovery import is_passed_over
 from spark_app.ingest.preflight import inspect_file
+from spark_app.run.files import InputFile
 from tests.hostile.mutations import HostileFiles, read_seeds
 from tests.integration.application import Application, NewFile, differences, fate_differences
 from tests.oracle import Oracle, Outcome

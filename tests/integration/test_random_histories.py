@@ -20,8 +20,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from spark_app.cli import main
-from spark_app.ingest.file_ledger import Status, load_ledger
+from spark_app.ingest.file_ledger import load_ledger
 from spark_app.lake.tables import Lake
+from spark_app.run.files import Status
 from tests.integration.application import Application, NewFile, differences
 from tests.integration.bad_files import HEADERS, MODIFIED, rows
 from tests.oracle import Oracle

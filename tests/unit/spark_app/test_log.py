@@ -9,7 +9,7 @@ from spark_app import log
 from spark_app.cli import _complain, _print_table
 from spark_app.config.contracts import Dataset
 from spark_app.errors import AppError
-from spark_app.ingest.file_ledger import FileVersion, Status
+from spark_app.run.files import FileVersion, Status
 from tests.unit.spark_app.builders import FILE_TIME
 
 EVIL = "streams/\x1b[2J\r\n\u202e.csv"

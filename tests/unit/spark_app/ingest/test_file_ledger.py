@@ -6,9 +6,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from spark_app.config.contracts import Dataset
-from spark_app.ingest.discovery import InputFile
-from spark_app.ingest.file_ledger import Decision, FileVersion, Ledger, Status, load_ledger, save_ledger
+from spark_app.ingest.file_ledger import Decision, Ledger, load_ledger, save_ledger
 from spark_app.lake.delta_tables import Table
+from spark_app.run.files import FileVersion, InputFile, Status
 
 NOON = datetime(2024, 6, 25, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -12,8 +12,8 @@ from pyspark.sql import SparkSession
 
 from spark_app.config.contracts import Dataset, load_contract
 from spark_app.ingest import preflight as inspection
-from spark_app.ingest.discovery import InputFile
 from spark_app.ingest.preflight import Inspection, inspect_file, inspect_files
+from spark_app.run.files import InputFile
 
 HEADER = b"user_id,track_id,listen_time\n"
 ROW = b"1,t1,2024-06-25 10:00:00\n"

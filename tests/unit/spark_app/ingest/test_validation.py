@@ -6,7 +6,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from spark_app.config.contracts import Dataset, Severity, load_contract
-from spark_app.ingest.validation import instant_to_local, local_to_instant, names_list
+from spark_app.spark.columns import instant_to_local, local_to_instant, names_list
 from tests.unit.spark_app.builders import HEADERS, checked, instant, settings
 
 S, G, U = Dataset.STREAMS, Dataset.SONGS, Dataset.USERS

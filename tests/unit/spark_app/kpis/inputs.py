@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_app.ingest.validation import instant_to_local
 from spark_app.kpis.definition import KpiInputs
 from spark_app.kpis.inputs import (
     count_plays,
@@ -15,6 +14,7 @@ from spark_app.kpis.inputs import (
     number_catalogue,
     unique_listens,
 )
+from spark_app.spark.columns import instant_to_local
 from tests.unit.spark_app.builders import SONGS, instant
 
 STAGED = "file_id int, user_id bigint, track_id string, listen_time timestamp"
