@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     files = build()
     for path in files:
         print(path.relative_to(ROOT))
-    print(f"\n{len(files)} files. Upload dags/ to the folder of DAGs and requirements.txt; see 'The DAG' in README.md.")
+    print(f"\n{len(files)} files. Upload dags/ to the folder of DAGs and requirements.txt; see docs/deploy.md.")
     return 0
 
 

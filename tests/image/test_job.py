@@ -115,9 +115,9 @@ def test_python_in_the_image_is_the_locked_one(built: Built) -> None:
     assert f'version = "{version}"' in Path("pyproject.toml").read_text("utf-8")
 
 
-def test_the_bare_command_of_the_readme_is_what_runs() -> None:
-    readme = Path("README.md").read_text("utf-8")
-    assert all(word in readme for word in submit_command([])[:1] + submit_command([])[-1:])
+def test_the_bare_command_of_the_page_is_what_runs() -> None:
+    page = Path("docs/image.md").read_text("utf-8")
+    assert all(word in page for word in submit_command([])[:1] + submit_command([])[-1:])
 
 
 def test_the_bill_of_materials_names_system_python_and_jars(built: Built) -> None:

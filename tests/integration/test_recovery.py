@@ -1,4 +1,4 @@
-"""Recovery by hand: the commands of the README's section, as written there, on a lake and a real DynamoDB."""
+"""Recovery by hand: the commands of docs/runbook.md, as written there, on a lake and a real DynamoDB."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ from tools.toolchain import ROOT
 pytestmark = [pytest.mark.integration]
 
 MONDAY, TUESDAY = "2024-06-24", "2024-06-25"
-SECTION = (ROOT / "README.md").read_text("utf-8").partition("## When something went wrong")[2].partition("\n## ")[0]
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text("utf-8")
 KEYS = {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
 TABLES = ("DailyGenreKPIs", "TopSongsPerGenre", "HourlyKPIs")
 
 
 def commands(heading: str) -> list[list[str]]:
     """The commands below a heading of the section, in words."""
-    text = SECTION.partition(f"### {heading}\n")[2].partition("\n### ")[0]
+    text = RUNBOOK.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     (block,) = re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [shlex.split(line) for line in block.splitlines()]
 
 
-HEADINGS = re.findall(r"^### (.*)$", SECTION, re.MULTILINE)
+HEADINGS = re.findall(r"^## (.*)$", RUNBOOK, re.MULTILINE)
 
 
 @dataclass
 class Place:
-    """A lake, its input, a database; `tell` runs a command of the README with its capitals filled in."""
+    """A lake, its input, a database; `tell` runs a command of the runbook with its capitals filled in."""
 
     application: Application
     database: DynamoDBClient
