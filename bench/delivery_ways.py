@@ -19,10 +19,10 @@ from typing import Any
 import boto3
 from boto3.dynamodb.types import TypeDeserializer
 
+from kpi_common.files import Folder, open_lake
 from kpi_pipeline.aws import batch_client
 from kpi_pipeline.dynamodb.batch_writer import BatchWriter, put_request
 from kpi_pipeline.export.reader import Export, Part, read_manifest, read_part
-from kpi_pipeline.lake import Lake, open_lake
 from kpi_pipeline.settings import load_settings
 
 
@@ -37,14 +37,14 @@ class Clock:
         return {"seconds": time.monotonic() - self.wall, "cpu_seconds": time.process_time() - self.cpu}
 
 
-def ours(lake: Lake, export: Export, url: str) -> dict[str, float]:
+def ours(lake: Folder, export: Export, url: str) -> dict[str, float]:
     """Our batch writer, part by part."""
     clock = Clock()
     write_parts(lake, export, url, export.parts)
     return clock.stop()
 
 
-def ours_in_two(lake: Lake, export: Export, url: str) -> dict[str, float]:
+def ours_in_two(lake: Folder, export: Export, url: str) -> dict[str, float]:
     """Our batch writer in two processes, which are there already when the time begins."""
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
         list(pool.map(time.sleep, [0.2, 0.2]))
@@ -54,14 +54,14 @@ def ours_in_two(lake: Lake, export: Export, url: str) -> dict[str, float]:
     return {"seconds": total["seconds"], "cpu_seconds": total["cpu_seconds"] + sum(each)}
 
 
-def timed_parts(lake: Lake, export: Export, url: str, parts: Sequence[Part]) -> float:
+def timed_parts(lake: Folder, export: Export, url: str, parts: Sequence[Part]) -> float:
     """Write parts and return the CPU seconds."""
     clock = Clock()
     write_parts(lake, export, url, parts)
     return clock.stop()["cpu_seconds"]
 
 
-def write_parts(lake: Lake, export: Export, url: str, parts: Sequence[Part]) -> None:
+def write_parts(lake: Folder, export: Export, url: str, parts: Sequence[Part]) -> None:
     """Write parts with a writer of their own."""
     settings = load_settings().writer
     layouts = {layout.name: layout for layout in export.tables}
@@ -71,7 +71,7 @@ def write_parts(lake: Lake, export: Export, url: str, parts: Sequence[Part]) -> 
         writer.write(put_request(layouts[table], one.item, one.line) for table, some in items.items() for one in some)
 
 
-def boto3_batch_writer(lake: Lake, export: Export, url: str) -> dict[str, float]:
+def boto3_batch_writer(lake: Folder, export: Export, url: str) -> dict[str, float]:
     """A table resource's `batch_writer`, table by table."""
     read: Any = TypeDeserializer().deserialize
     items: dict[str, list[dict[str, Any]]] = {layout.name: [] for layout in export.tables}

@@ -156,7 +156,7 @@ def connect() -> None:
     """Let the steps use the Airflow connection, and log through Airflow."""
     from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
-    from kpi_pipeline.aws import use_sessions
+    from kpi_common.aws import use_sessions
 
     use_sessions(lambda: AwsBaseHook(aws_conn_id=AWS_CONN_ID, client_type="s3").get_session())
     logging.getLogger("kpi_pipeline").setLevel(logging.INFO)

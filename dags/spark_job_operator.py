@@ -72,7 +72,7 @@ class SparkJobOperator(EmrServerlessStartJobOperator):
 
     def job_over(self, context: Any, event: dict[str, Any] | None, told: dict[str, Any]) -> str:
         """Conclude: return the job's id, or raise with all that is known of its failure."""
-        from kpi_pipeline.buckets import Buckets
+        from kpi_common.s3_files import S3Storage
         from kpi_pipeline.files.outcome import read_result
         from kpi_pipeline.steps import settings_of
 
@@ -86,7 +86,7 @@ class SparkJobOperator(EmrServerlessStartJobOperator):
             self.log.warning("Job %s is still %s (%s)", job_id, job["state"], why)
             spark_job.cancel(emr, self.application_id, job_id)
             job = spark_job.get_job(emr, self.application_id, job_id)
-        result = read_result(Buckets(), settings, told["spark_run_id"])
+        result = read_result(S3Storage(), settings, told["spark_run_id"])
         if job["state"] == "SUCCESS" and result is not None:
             self.log.info("Job succeeded: %s", {k: result[k] for k in ("status", "seconds", "totals", "dirty_dates")})
             return str(job_id)

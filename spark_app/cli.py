@@ -20,6 +20,8 @@ from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
+from kpi_common.files import normalise
+from kpi_common.log import log, printable, set_log_context, set_up_logging, warn
 from spark_app import __version__, commands
 from spark_app.config.contracts import Dataset, load_contract
 from spark_app.config.dynamodb_layout import load_layout
@@ -27,9 +29,8 @@ from spark_app.config.settings import Settings, load_settings
 from spark_app.errors import AppError, StorageError, UsageError
 from spark_app.ingest.file_ledger import load_ledger
 from spark_app.lake.lock import lake_lock
-from spark_app.lake.storage import normalise
 from spark_app.lake.tables import Lake, check_lake, normalise_lake
-from spark_app.log import Steps, log, printable, set_log_context, set_up_logging, warn
+from spark_app.log import Steps
 from spark_app.run.context import Context
 from spark_app.run.files import FileVersion
 from spark_app.run.result import RunResult, write_result
@@ -179,7 +180,7 @@ def _unexpected(error: Exception) -> AppError:
 
 
 def _complain(error: AppError) -> int:
-    print("\n".join(map(printable, f"error: {error}".split("\n"))), file=sys.stderr)
+    print(printable(f"error: {error}", keep="\n"), file=sys.stderr)
     return error.exit_code
 
 

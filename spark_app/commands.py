@@ -10,6 +10,8 @@ from datetime import date
 
 from pyspark.sql import DataFrame
 
+from kpi_common.files import join, storage_for
+from kpi_common.log import log
 from spark_app.config.contracts import Dataset
 from spark_app.config.dynamodb_layout import load_layout
 from spark_app.errors import NothingUsableError, UsageError
@@ -19,9 +21,7 @@ from spark_app.ingest.file_ledger import Ledger, load_ledger, save_ledger
 from spark_app.ingest.ingest import ingest
 from spark_app.kpis import all_kpis
 from spark_app.kpis.catalogue_ahead import CatalogueAhead
-from spark_app.lake.storage import join, storage_for
 from spark_app.lake.tables import mark_lake
-from spark_app.log import log
 from spark_app.publish.dirty_dates import (
     DirtyDates,
     all_dates,

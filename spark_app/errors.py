@@ -1,25 +1,18 @@
-"""The one error hierarchy of the application; each class carries the exit code of the command line."""
+"""The errors of the application; those that both sides have stand in `kpi_common.errors`."""
 
 from __future__ import annotations
 
+from kpi_common.errors import AppError, StorageError, UsageError
 
-class AppError(Exception):
-    """A failure that a user can act on: `code` is for programs, the message for people."""
-
-    exit_code = 1
-    code = "failed"
-
-    def __init__(self, message: str, *, code: str | None = None) -> None:
-        super().__init__(message)
-        if code is not None:
-            self.code = code
-
-
-class UsageError(AppError):
-    """A wrong argument, setting, contract or manifest; found before any work is done."""
-
-    exit_code = 2
-    code = "usage"
+__all__ = [
+    "AppError",
+    "AuditError",
+    "LakeLockedError",
+    "LockLostError",
+    "NothingUsableError",
+    "StorageError",
+    "UsageError",
+]
 
 
 class NothingUsableError(AppError):
@@ -46,9 +39,3 @@ class LockLostError(AppError):
     """The lake's lock was taken over by another application while this one was working."""
 
     code = "lock_lost"
-
-
-class StorageError(AppError):
-    """A file or folder can't be read or written."""
-
-    code = "storage"

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from kpi_common.log import warn
 from spark_app.config.contracts import Dataset
 from spark_app.ingest.file_ledger import Ledger, save_ledger
 from spark_app.lake.delta_tables import LogGoneError, Table
-from spark_app.log import warn
 from spark_app.publish.dirty_dates import Progress
 from spark_app.run.context import Context
 from spark_app.run.files import FileVersion, Status

@@ -193,7 +193,8 @@ def revision_and_time() -> tuple[str, str]:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     commit, seconds = (git("log", "-1", "--format=%H %ct").split() or ["unknown", "0"])[:2]
-    dirty = "-dirty" if git("status", "--porcelain", "--", "spark_app", "conf", "docker", "locks/app.txt") else ""
+    ours = ("kpi_common", "spark_app", "conf", "docker", "locks/app.txt")
+    dirty = "-dirty" if git("status", "--porcelain", "--", *ours) else ""
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH", seconds))
     return commit + dirty, datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 

@@ -115,7 +115,7 @@ def is_s3(uri: str) -> bool:
 
 def whole_path(uri: str) -> str:
     """Return the one name of a local place, without links and `..`; it is the same in a container. S3 as it is."""
-    from spark_app.lake.storage import normalise
+    from kpi_common.files import normalise
 
     return normalise(uri) if is_s3(uri) else str(Path(normalise(uri)).resolve())
 
@@ -156,7 +156,7 @@ def dynamodb_folder(lake: str) -> Path:
 
 def forget_deliveries_of_another_lake(lake: str) -> None:
     """Empty DynamoDB Local for a lake that has no exports: it was made anew, and begins to count anew."""
-    from spark_app.lake.storage import join, storage_for
+    from kpi_common.files import join, storage_for
 
     folder = dynamodb_folder(lake)
     if folder.exists() and next(iter(storage_for(lake).list_files(join(lake, "exports"))), None) is None:
@@ -197,7 +197,7 @@ def is_small(source: str) -> bool:
 
 def read_result(lake: str, run_id: str) -> dict[str, Any] | None:
     """Return the run's result, or None where the application could not write one (it then told why)."""
-    from spark_app.lake.storage import join, storage_for
+    from kpi_common.files import join, storage_for
 
     data = storage_for(lake).read(join(lake, "runs", run_id, "result.json"))
     return None if data is None else dict(json.loads(data))
@@ -208,8 +208,8 @@ def read_result(lake: str, run_id: str) -> dict[str, Any] | None:
 
 def deliver_if_due(console: Console, lake: str) -> int:
     """Deliver the newest export that has no receipt and show it; return the delivery's exit code."""
+    from kpi_common.files import open_lake
     from kpi_pipeline.export.reader import latest_undelivered
-    from kpi_pipeline.lake import open_lake
 
     export = latest_undelivered(open_lake(lake))
     return 0 if export is None else deliver(console, lake, export)
@@ -235,7 +235,7 @@ def deliver(console: Console, lake: str, export: Export) -> int:
 
 def show_where(console: Console, source: str, lake: str, result: dict[str, Any]) -> None:
     """Tell where everything lies."""
-    from spark_app.lake.storage import join
+    from kpi_common.files import join
     from tools.show import show_places
 
     places: dict[str, object] = {

@@ -1,6 +1,6 @@
 """`./build.sh package`: what to upload to MWAA or any other Airflow, in `.build/package/`.
 
-`dags/` is the folder of DAGs, with the helper package and the part of conf/ that it needs; `requirements.txt` is the
+`dags/` is the folder of DAGs, with its helper packages and the part of conf/ that they need; `requirements.txt` is the
 file of Python requirements that MWAA takes.
 """
 
@@ -26,7 +26,7 @@ def build(folder: Path = PACKAGE) -> list[Path]:
     shutil.copytree(ROOT / "dags", folder / "dags", ignore=ignore)
     for pattern in CONF:
         for path in sorted((ROOT / "conf").glob(pattern)):
-            target = folder / "dags" / "kpi_pipeline" / "conf" / path.relative_to(ROOT / "conf")
+            target = folder / "dags" / "kpi_common" / "conf" / path.relative_to(ROOT / "conf")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     for path in sorted(REQUIREMENTS.parent.iterdir()):

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kpi_common.conf_files import load_toml
+from kpi_common.layout import TableLayout
 from kpi_pipeline.aws import dynamodb_client
-from kpi_pipeline.conf_files import load_toml
-from kpi_pipeline.dynamodb.layout import TableLayout
 from kpi_pipeline.dynamodb.tables import status_layout
 from kpi_pipeline.export.reader import Export
 from kpi_pipeline.settings import load_settings

@@ -14,16 +14,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn
 
-from kpi_pipeline.aws import dynamodb_client, plain_aws_errors
-from kpi_pipeline.buckets import Buckets
+from kpi_common.aws import plain_aws_errors
+from kpi_common.files import open_lake
+from kpi_common.log import printable, set_up_logging, warn
+from kpi_common.s3_files import S3Storage
+from kpi_pipeline.aws import dynamodb_client
 from kpi_pipeline.dynamodb.reading import Day, read_day
 from kpi_pipeline.errors import PipelineError, UsageError
 from kpi_pipeline.export.delivery import LATEST, Outcome, deliver
 from kpi_pipeline.files.claims import ClaimLedger
 from kpi_pipeline.files.reingest import write_reingest_manifest
 from kpi_pipeline.files.release import release
-from kpi_pipeline.lake import open_lake
-from kpi_pipeline.log import set_up_logging, warn
 from kpi_pipeline.settings import load_settings
 
 WIDEST_CELL = 40
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.command(options)
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}", keep="\n"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; run it again to go on", file=sys.stderr)
@@ -175,11 +176,11 @@ def _list_files(options: argparse.Namespace) -> None:
 def _release_files(options: argparse.Namespace) -> None:
     ledger = ClaimLedger(load_settings(prefix=options.table_prefix), dynamodb_client(options.endpoint_url))
     for name in options.names:
-        print(f"{name}: {release(Buckets(), ledger, options.source, options.rejected, name)}")
+        print(f"{name}: {release(S3Storage(), ledger, options.source, options.rejected, name)}")
 
 
 def _reingest_files(options: argparse.Namespace) -> None:
-    files = write_reingest_manifest(Buckets(), options.source, options.archive, options.manifest)
+    files = write_reingest_manifest(S3Storage(), options.source, options.archive, options.manifest)
     print(f"{options.manifest}: {files} files; next: run --manifest {options.manifest} --lake … (an empty one)")
 
 
@@ -200,5 +201,5 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 
 def _cell(value: Any) -> str:
     text = "" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    text = printable(text)
     return text if len(text) <= WIDEST_CELL else f"{text[: WIDEST_CELL - 1]}…"

@@ -1,18 +1,26 @@
-"""The one error hierarchy of the package; each class carries the exit code of the command line."""
+"""The errors of the pipeline; those that both sides have stand in `kpi_common.errors`."""
 
 from __future__ import annotations
 
+from kpi_common.errors import AppError, AwsError, MovedAwayError, UsageError
 
-class PipelineError(Exception):
-    """A failure that a person can act on; the message says what and where."""
+__all__ = [
+    "AwsError",
+    "ExportError",
+    "InputError",
+    "JobFailedError",
+    "LeaseError",
+    "MovedAwayError",
+    "OtherLakeError",
+    "PipelineError",
+    "SupersededError",
+    "TableError",
+    "TooManyRetriesError",
+    "UsageError",
+    "VerificationError",
+]
 
-    exit_code = 1
-
-
-class UsageError(PipelineError):
-    """A wrong argument, setting or name; found before any work is done."""
-
-    exit_code = 2
+PipelineError = AppError
 
 
 class ExportError(PipelineError):
@@ -21,10 +29,6 @@ class ExportError(PipelineError):
 
 class TableError(PipelineError):
     """A DynamoDB table whose keys or indexes are not those of the layout."""
-
-
-class AwsError(PipelineError):
-    """AWS refused a request or can't be reached."""
 
 
 class TooManyRetriesError(PipelineError):
@@ -55,10 +59,6 @@ class SupersededError(PipelineError):
         )
         self.newer_seq = newer_seq
         self.newer_run_id = newer_run_id
-
-
-class MovedAwayError(PipelineError):
-    """A file is gone or has other content than when it was listed."""
 
 
 class InputError(PipelineError):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kpi_pipeline.conf_files import load_toml
+from kpi_common.conf_files import load_toml
 from kpi_pipeline.errors import UsageError
 
 ENVIRONMENT_PREFIX = "MUSIC_KPIS_DYNAMODB_"

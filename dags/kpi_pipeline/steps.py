@@ -9,9 +9,11 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable
 
+from kpi_common.aws import new_client, plain_aws_errors
+from kpi_common.files import open_lake
+from kpi_common.log import log, warn
+from kpi_common.s3_files import S3Storage
 from kpi_pipeline.alerts.failure_alert import Alert, SmtpServer, send_alert
-from kpi_pipeline.aws import plain_aws_errors, service_client
-from kpi_pipeline.buckets import Buckets
 from kpi_pipeline.emr.job import failure_of, get_job
 from kpi_pipeline.errors import PipelineError, SupersededError
 from kpi_pipeline.export.delivery import Delivery, PartReport, mend_newer, verify_and_mend
@@ -32,8 +34,6 @@ from kpi_pipeline.files.arrivals import (
 from kpi_pipeline.files.claims import REJECTED, ClaimLedger, Liveness
 from kpi_pipeline.files.input_checks import all_streams_bad, check_inputs
 from kpi_pipeline.files.outcome import Outcome
-from kpi_pipeline.lake import open_lake
-from kpi_pipeline.log import log, warn
 from kpi_pipeline.pipeline_settings import PipelineSettings
 from kpi_pipeline.settings import DeliverySettings, load_settings
 
@@ -55,7 +55,7 @@ def claim_files(settings: PipelineSettings, run_id: str, run_state: Callable[[st
     Returns:
         The run as the other steps take it; None when there is nothing to do at all.
     """
-    buckets, ledger = Buckets(), _ledger(settings)
+    buckets, ledger = S3Storage(), _ledger(settings)
     ledger.ensure_table()
     files = list_source(buckets, settings)
     found = claim_arrivals(files, ledger, run_id, settings, Liveness(run_state, settings.claim_hours))
@@ -93,7 +93,7 @@ def validate_inputs(run: Run, smtp: SmtpServer | None) -> bool:
     if not run["files"]:
         log("no new file: only what an earlier run left is finished")
         return False
-    buckets = Buckets()
+    buckets = S3Storage()
     files = read_manifest(buckets, run["manifest"])["files"]
     problems = check_inputs(buckets, settings, files)
     claimed = _claimed_now(settings, run, files)
@@ -163,7 +163,7 @@ def verify_delivery(run: Run, written: Iterable[Mapping[str, Any]]) -> dict[str,
 def mark_as_processed(run: Run, spark_run_id: str | None, smtp: SmtpServer | None) -> dict[str, Any]:
     """Write into `ProcessedStreams` what became of each file; an alert tells what was rejected."""
     settings = settings_of(run)
-    buckets = Buckets()
+    buckets = S3Storage()
     if spark_run_id is None:  # no job: nothing was claimed, or all of it was rejected before
         return Outcome().to_json()
     result = run_outcome.read_result(buckets, settings, spark_run_id)
@@ -182,7 +182,7 @@ def mark_as_processed(run: Run, spark_run_id: str | None, smtp: SmtpServer | Non
 def archive_files(run: Run, spark_run_id: str | None) -> dict[str, Any]:
     """Move what is done out of the source, also what an earlier run left there."""
     settings = settings_of(run)
-    buckets = Buckets()
+    buckets = S3Storage()
     details: dict[str, Mapping[str, Any]] = {}
     if spark_run_id is not None:
         result = run_outcome.read_result(buckets, settings, spark_run_id)
@@ -193,7 +193,7 @@ def archive_files(run: Run, spark_run_id: str | None) -> dict[str, Any]:
 
 def clean_up(run: Run) -> int:
     """Delete the run's intermediate files, and those of runs that died long ago."""
-    return archiving.clean_up(Buckets(), settings_of(run), run["folder"])
+    return archiving.clean_up(S3Storage(), settings_of(run), run["folder"])
 
 
 def mark_failed(
@@ -233,8 +233,8 @@ def _with_reason_of_job(
     if failures.get(JOB_TASK, "-") or not job.get("job_id"):
         return told, dict(job)
     try:
-        found = get_job(service_client("emr-serverless"), settings.emr_application_id, job["job_id"])
-        result = run_outcome.read_result(Buckets(), settings, job["spark_run_id"])
+        found = get_job(new_client("emr-serverless"), settings.emr_application_id, job["job_id"])
+        result = run_outcome.read_result(S3Storage(), settings, job["spark_run_id"])
     except PipelineError as error:
         warn("EMR could not be asked", run_id=run_id, reason=str(error))
         return told, dict(job)
@@ -243,7 +243,7 @@ def _with_reason_of_job(
 
 
 def _give_back(settings: PipelineSettings, run_id: str, reason: str, of_job: bool, job: Mapping[str, Any]) -> Outcome:
-    buckets, ledger = Buckets(), _ledger(settings)
+    buckets, ledger = S3Storage(), _ledger(settings)
     data = buckets.read(f"{run_folder(settings, run_id)}/manifest.json")
     if data is None:
         return Outcome()  # it failed before it claimed anything

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from spark_app.config.conf_files import load_toml
+from kpi_common.conf_files import load_toml
 from spark_app.errors import UsageError
 
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from spark_app.config.conf_files import load_toml
+from kpi_common.conf_files import load_toml
+from kpi_common.layout import IndexLayout, KeyAttribute, TableLayout
 from spark_app.errors import UsageError
 
 _FILE = "dynamodb/kpi_tables.toml"
@@ -35,7 +36,7 @@ class Index(_Strict):
     sort_key: str
 
 
-class TableLayout(_Strict):
+class KpiTable(_Strict):
     """One DynamoDB table."""
 
     name: str
@@ -45,7 +46,7 @@ class TableLayout(_Strict):
     attributes: Mapping[str, Attribute]
 
     @model_validator(mode="after")
-    def _keys_are_attributes(self) -> TableLayout:
+    def _keys_are_attributes(self) -> KpiTable:
         keys = {self.partition_key, self.sort_key}
         for index in self.indexes:
             keys |= {index.partition_key, index.sort_key}
@@ -63,19 +64,9 @@ class TableLayout(_Strict):
 
     def key_schema(self) -> dict[str, Any]:
         """Return the table's name, keys and indexes as the export's manifest has them."""
-        return {
-            "name": self.name,
-            "partition_key": self._key(self.partition_key),
-            "sort_key": self._key(self.sort_key),
-            "indexes": [
-                {
-                    "name": index.name,
-                    "partition_key": self._key(index.partition_key),
-                    "sort_key": self._key(index.sort_key),
-                }
-                for index in self.indexes
-            ],
-        }
+        indexes = (IndexLayout(one.name, self._key(one.partition_key), self._key(one.sort_key)) for one in self.indexes)
+        keys = (self._key(self.partition_key), self._key(self.sort_key))
+        return TableLayout(self.name, *keys, tuple(indexes)).to_json()
 
     def item(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return a row as a DynamoDB JSON item; NULLs are left out."""
@@ -85,14 +76,14 @@ class TableLayout(_Strict):
             if row[attribute.column] is not None
         }
 
-    def _key(self, name: str) -> dict[str, str]:
-        return {"name": name, "type": self.attributes[name].type}
+    def _key(self, name: str) -> KeyAttribute:
+        return KeyAttribute(name, self.attributes[name].type)
 
 
 class DynamoDbLayout(_Strict):
     """All KPI tables, by the name of the view they are made from."""
 
-    tables: Mapping[str, TableLayout]
+    tables: Mapping[str, KpiTable]
 
 
 def load_layout() -> DynamoDbLayout:

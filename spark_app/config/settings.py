@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from spark_app.config.conf_files import CONF_DIR_VARIABLE, conf_dir, load_toml
+from kpi_common.conf_files import CONF_DIR_VARIABLE, conf_dir, load_toml
 from spark_app.errors import UsageError
 
 ENVIRONMENT_PREFIX = "MUSIC_KPIS_"

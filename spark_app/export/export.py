@@ -19,13 +19,13 @@ from typing import Any
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from spark_app.config.dynamodb_layout import DATE_COLUMN, DynamoDbLayout, TableLayout
+from kpi_common.files import join, storage_for
+from kpi_common.log import log
+from spark_app.config.dynamodb_layout import DATE_COLUMN, DynamoDbLayout, KpiTable
 from spark_app.export.views import view
 from spark_app.kpis import all_kpis
 from spark_app.lake.delta_tables import LogGoneError
-from spark_app.lake.storage import join, storage_for
 from spark_app.lake.tables import Lake
-from spark_app.log import log
 
 MANIFEST = "manifest.json"
 RECEIPT = "delivered.json"
@@ -182,7 +182,7 @@ def _items(kpis: Mapping[str, DataFrame], layout: DynamoDbLayout, dates: list[st
     return items
 
 
-def _columns(table: TableLayout) -> list[str]:
+def _columns(table: KpiTable) -> list[str]:
     return list(dict.fromkeys([DATE_COLUMN, *(attribute.column for attribute in table.attributes.values())]))
 
 

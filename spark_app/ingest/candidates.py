@@ -9,12 +9,12 @@ from functools import partial, reduce
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from kpi_common.log import warn
 from spark_app.config.contracts import Dataset
 from spark_app.ingest.csv_records import SourceFile
 from spark_app.ingest.file_profile import FileProfile, References
 from spark_app.ingest.preflight import Inspection
 from spark_app.ingest.validation import Checked
-from spark_app.log import warn
 from spark_app.run.files import FileVersion, InputFile
 from spark_app.run.result import FileOutcome
 

@@ -23,8 +23,8 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from kpi_common.files import as_glob, storage_for
 from spark_app.config.contracts import Contract
-from spark_app.lake.storage import as_glob, storage_for
 from spark_app.spark.columns import WHITE_SPACE
 from spark_app.spark.local_frames import local_frame
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import jsonschema
 
-from spark_app.config.conf_files import load_schema
+from kpi_common.conf_files import load_schema
+from kpi_common.files import StoredFile, is_s3, join, normalise, storage_for
+from kpi_common.log import warn
 from spark_app.config.contracts import Dataset
 from spark_app.errors import UsageError
-from spark_app.lake.storage import StoredFile, is_s3, join, normalise, storage_for
 from spark_app.run.files import InputFile
 
 SUFFIXES = (".csv", ".csv.gz")
@@ -38,11 +39,13 @@ def list_input(folder: str) -> Listing:
     storage = storage_for(folder)
     files, ignored, seen_any = [], [], False
     for dataset in Dataset:
-        for stored in storage.list_files(join(folder, dataset)):
+        for stored in storage.list_files(join(folder, dataset), within=folder):
             seen_any = True
-            name = f"{dataset}/{stored.relative}"
-            if is_passed_over(stored.relative):
+            name = f"{dataset}/{stored.relative}".rstrip("/")
+            if stored.problem is not None or is_passed_over(stored.relative):
                 ignored.append(_printable(name))
+                if stored.problem is not None:
+                    warn("ignored in the input", file=name, reason=stored.problem)
             else:
                 files.append(_input_file(dataset, name, stored))
     if not seen_any:

@@ -17,10 +17,10 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from kpi_common.files import storage_for
+from kpi_common.log import warn
 from spark_app.config.contracts import Dataset
 from spark_app.lake.delta_tables import Commit, Table
-from spark_app.lake.storage import storage_for
-from spark_app.log import warn
 from spark_app.run.files import FileVersion, InputFile, Status
 from spark_app.spark.local_frames import local_frame
 

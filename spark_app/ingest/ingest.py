@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from kpi_common.log import log
 from spark_app.config.contracts import Dataset, load_contract
 from spark_app.ingest.acceptance import judge_references, judge_streams
 from spark_app.ingest.candidates import Candidate, reject
@@ -17,7 +18,6 @@ from spark_app.ingest.discovery import Listing
 from spark_app.ingest.file_ledger import Decision, Ledger
 from spark_app.ingest.preflight import Inspection, inspect_files
 from spark_app.ingest.write_staged import stage
-from spark_app.log import log
 from spark_app.run.context import Context
 from spark_app.run.files import InputFile
 from spark_app.run.result import FileOutcome

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
+from kpi_common.files import storage_for
 from spark_app.config.contracts import Contract, load_contract
 from spark_app.ingest.csv_records import FIRST_NOT_WHITE
-from spark_app.lake.storage import storage_for
 from spark_app.run.files import InputFile
 from spark_app.spark.columns import WHITE_SPACE
 

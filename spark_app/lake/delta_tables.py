@@ -14,8 +14,8 @@ from urllib.parse import unquote
 
 from pyspark.sql import DataFrame, SparkSession
 
+from kpi_common.files import as_glob, join, storage_for
 from spark_app.errors import StorageError, UsageError
-from spark_app.lake.storage import as_glob, join, storage_for
 from spark_app.spark.local_frames import local_frame
 
 _LOG = "_delta_log"

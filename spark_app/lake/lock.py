@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kpi_common.files import Storage, join, storage_for
+from kpi_common.log import log, warn
 from spark_app.errors import LakeLockedError, LockLostError, StorageError
-from spark_app.lake.storage import Storage, join, storage_for
-from spark_app.log import log, warn
 
 LOCK_FILE = "ops/lake.lock"
 

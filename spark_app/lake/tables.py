@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kpi_common.files import join, normalise, storage_for
 from spark_app.config.contracts import Dataset
 from spark_app.config.settings import Settings
 from spark_app.errors import UsageError
 from spark_app.lake.delta_tables import Table
-from spark_app.lake.storage import join, normalise, storage_for
 
 _MARKER = "lake.json"
 

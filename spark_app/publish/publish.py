@@ -10,6 +10,7 @@ from dataclasses import replace
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from kpi_common.log import log
 from spark_app.config.contracts import Dataset
 from spark_app.errors import AuditError
 from spark_app.kpis import all_kpis
@@ -22,7 +23,6 @@ from spark_app.kpis.inputs import (
     kpi_inputs,
     unique_listens,
 )
-from spark_app.log import log
 from spark_app.publish.audit import failed, judge, judge_emptied, sum_expectations, table_expectations
 from spark_app.publish.dirty_dates import DirtyDates, Progress, all_dates
 from spark_app.run.context import Context

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from kpi_common.files import join, storage_for
 from spark_app import __version__
-from spark_app.lake.storage import join, storage_for
 from spark_app.run.files import FileVersion, InputFile
 
 COUNTS = ("rows", "valid", "duplicates", "quarantined", "waiting", "unknown_users")

@@ -20,7 +20,7 @@ from typing import Any
 import duckdb
 from aiosmtpd.controller import Controller
 
-from kpi_pipeline.conf_files import load_toml
+from kpi_common.conf_files import load_toml
 from kpi_pipeline.files.claims import ClaimLedger, Entry
 from kpi_pipeline.settings import load_settings
 from tools.airflow_runs import Airflow, DagRun

@@ -15,12 +15,12 @@ from typing import Any
 HERE = str(Path(__file__).resolve().parent)
 sys.path[:] = [entry for entry in sys.path if entry != HERE]
 
+from kpi_common.files import LocalStorage  # noqa: E402
+from kpi_common.s3_files import S3Storage  # noqa: E402
 from spark_app import cli  # noqa: E402 (not before the path is right)
 from spark_app.errors import StorageError  # noqa: E402
 from spark_app.lake import lock  # noqa: E402
 from spark_app.lake.delta_tables import Table  # noqa: E402
-from spark_app.lake.s3_storage import S3Storage  # noqa: E402
-from spark_app.lake.storage import LocalStorage  # noqa: E402
 from tests.faults.points import LONGEST_HOLD_S, LostReply, Points  # noqa: E402
 
 WRITES = ("write", "write_if", "delete_if", "delete_folder")

@@ -11,8 +11,8 @@ from typing import Any
 from boto3.dynamodb.types import TypeDeserializer
 from mypy_boto3_dynamodb import DynamoDBClient
 
+from kpi_common.files import open_lake
 from kpi_pipeline.export.delivery import Outcome, deliver
-from kpi_pipeline.lake import open_lake
 from kpi_pipeline.settings import load_settings
 from tests.support.export_files import DAILY, HOURLY, Items
 

@@ -12,8 +12,8 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 from mypy_boto3_dynamodb import DynamoDBClient
 
-from kpi_pipeline import buckets as buckets_module
-from kpi_pipeline.buckets import Buckets, split
+from kpi_common.files import StoredFile, bucket_and_key
+from kpi_common.s3_files import COPY_IN_ONE_BYTES, S3Storage
 from kpi_pipeline.errors import MovedAwayError, PipelineError, UsageError
 from kpi_pipeline.files.archive import clean_up, move_done
 from kpi_pipeline.files.arrivals import SourceFile, list_source, run_folder, write_manifest
@@ -46,8 +46,8 @@ def s3(ledger: ClaimLedger) -> Iterator[Any]:  # noqa: ARG001 (DynamoDB Local fi
 
 
 @pytest.fixture
-def buckets(s3: Any) -> Buckets:
-    return Buckets(s3)
+def buckets(s3: Any) -> S3Storage:
+    return S3Storage(s3)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ NAMES = ["streams/a.csv", "streams/sub/b c+ü%20.csv", "streams/c.csv.gz", "song
 
 
 def test_processed_streams_are_archived_and_reference_data_stays(
-    s3: Any, buckets: Buckets, ledger: ClaimLedger, settings: PipelineSettings
+    s3: Any, buckets: S3Storage, ledger: ClaimLedger, settings: PipelineSettings
 ) -> None:
     for name in NAMES:
         put(s3, name, name.encode())
@@ -94,12 +94,12 @@ def test_processed_streams_are_archived_and_reference_data_stays(
     assert keys(s3, "raw/") == ["raw/songs/s.csv", "raw/streams/"], "folders stay"
     for name, uri in moved.archived.items():
         assert buckets.read(uri) == name.encode()
-        metadata = s3.head_object(Bucket=BUCKET, Key=split(uri)[1])["Metadata"]
+        metadata = s3.head_object(Bucket=BUCKET, Key=bucket_and_key(uri)[1])["Metadata"]
         assert metadata["source-modified-at"]
 
 
 def test_a_rejected_file_goes_with_its_reason(
-    s3: Any, buckets: Buckets, ledger: ClaimLedger, settings: PipelineSettings
+    s3: Any, buckets: S3Storage, ledger: ClaimLedger, settings: PipelineSettings
 ) -> None:
     put(s3, "streams/a.csv")
     (file,) = list_source(buckets, settings)
@@ -112,7 +112,7 @@ def test_a_rejected_file_goes_with_its_reason(
 
 
 def test_a_rejected_file_can_be_released(
-    s3: Any, buckets: Buckets, ledger: ClaimLedger, settings: PipelineSettings
+    s3: Any, buckets: S3Storage, ledger: ClaimLedger, settings: PipelineSettings
 ) -> None:
     name = "streams/sub/ä 1.csv"
     put(s3, name)
@@ -131,26 +131,26 @@ def test_a_rejected_file_can_be_released(
 
 
 def test_what_an_interrupted_move_left_is_moved_by_the_next(
-    s3: Any, buckets: Buckets, ledger: ClaimLedger, settings: PipelineSettings, monkeypatch: pytest.MonkeyPatch
+    s3: Any, buckets: S3Storage, ledger: ClaimLedger, settings: PipelineSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(6):
         put(s3, f"streams/{number}.csv", b"x" * number)
     files = list_source(buckets, settings)
     for file in files:
         settle(ledger, file, SUCCESS)
-    delete, done = Buckets.delete, []
+    delete, done = S3Storage.delete, []
 
-    def die(self: Buckets, source: Any) -> None:
+    def die(self: S3Storage, source: Any) -> None:
         if len(done) == 2:
             raise RuntimeError("pulled the plug")
         done.append(source)
         delete(self, source)
 
     monkeypatch.setattr("kpi_pipeline.files.archive.AT_ONCE", 1)
-    monkeypatch.setattr(Buckets, "delete", die)
+    monkeypatch.setattr(S3Storage, "delete", die)
     with pytest.raises(RuntimeError, match="pulled"):
         move_done(buckets, ledger, settings, files)
-    monkeypatch.setattr(Buckets, "delete", delete)
+    monkeypatch.setattr(S3Storage, "delete", delete)
     assert len(keys(s3, "raw/")) == 4
     move_done(buckets, ledger, settings, list_source(buckets, settings))
     assert keys(s3, "raw/") == []
@@ -158,7 +158,7 @@ def test_what_an_interrupted_move_left_is_moved_by_the_next(
 
 
 def test_a_file_that_changed_meanwhile_is_left_alone(
-    s3: Any, buckets: Buckets, ledger: ClaimLedger, settings: PipelineSettings
+    s3: Any, buckets: S3Storage, ledger: ClaimLedger, settings: PipelineSettings
 ) -> None:
     put(s3, "streams/a.csv", b"old")
     (listed,) = list_source(buckets, settings)
@@ -173,7 +173,7 @@ def test_a_file_that_changed_meanwhile_is_left_alone(
 
 
 def test_a_file_whose_deletion_lost_its_reply_is_gone_and_that_is_fine(
-    s3: Any, buckets: Buckets, settings: PipelineSettings, monkeypatch: pytest.MonkeyPatch
+    s3: Any, buckets: S3Storage, settings: PipelineSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then botocore sends the request again, and S3 finds nothing that it could compare the etag with."""
     put(s3, "streams/a.csv")
@@ -190,7 +190,7 @@ def test_a_file_whose_deletion_lost_its_reply_is_gone_and_that_is_fine(
 
 
 def test_two_contents_of_a_name_on_one_day_are_both_kept(
-    s3: Any, buckets: Buckets, ledger: ClaimLedger, settings: PipelineSettings
+    s3: Any, buckets: S3Storage, ledger: ClaimLedger, settings: PipelineSettings
 ) -> None:
     for content in (b"one", b"two", b"two"):
         put(s3, "streams/a.csv", content)
@@ -203,19 +203,19 @@ def test_two_contents_of_a_name_on_one_day_are_both_kept(
 
 
 def test_a_copy_that_is_not_the_same_keeps_the_source(
-    s3: Any, buckets: Buckets, ledger: ClaimLedger, settings: PipelineSettings, monkeypatch: pytest.MonkeyPatch
+    s3: Any, buckets: S3Storage, ledger: ClaimLedger, settings: PipelineSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(s3, "streams/a.csv")
     (file,) = list_source(buckets, settings)
     settle(ledger, file, SUCCESS)
-    monkeypatch.setattr(Buckets, "head", lambda *_: {"ContentLength": 1, "Metadata": {}})
+    monkeypatch.setattr(S3Storage, "find", lambda *_: StoredFile("", "", 1))
     with pytest.raises(PipelineError, match="1 bytes after copying"):
         move_done(buckets, ledger, settings, [file])
     assert keys(s3, "raw/") == ["raw/streams/a.csv"]
-    assert file.stored.size < buckets_module.COPY_IN_ONE_BYTES
+    assert file.stored.size < COPY_IN_ONE_BYTES
 
 
-def test_intermediate_files_are_deleted(s3: Any, buckets: Buckets, settings: PipelineSettings) -> None:
+def test_intermediate_files_are_deleted(s3: Any, buckets: S3Storage, settings: PipelineSettings) -> None:
     put(s3, "streams/a.csv")
     for run in ("one", "two"):
         write_manifest(buckets, settings, run, list_source(buckets, settings))
@@ -225,7 +225,7 @@ def test_intermediate_files_are_deleted(s3: Any, buckets: Buckets, settings: Pip
     assert clean_up(buckets, at_once, run_folder(settings, "one")) == 1
 
 
-def test_headers_are_checked_before_a_job_is_paid_for(s3: Any, buckets: Buckets, settings: PipelineSettings) -> None:
+def test_headers_are_checked_before_a_job_is_paid_for(s3: Any, buckets: S3Storage, settings: PipelineSettings) -> None:
     import gzip
 
     contents = {

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mypy_boto3_dynamodb import DynamoDBClient
 
-from kpi_pipeline.buckets import StoredObject
+from kpi_common.files import StoredFile
 from kpi_pipeline.files.arrivals import SourceFile, claim_arrivals
 from kpi_pipeline.files.claims import FAILED, PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry, Liveness
 from kpi_pipeline.files.outcome import mark_failed, mark_processed
@@ -37,7 +37,7 @@ def settings() -> PipelineSettings:
 
 
 def source(name: str, etag: str = "e1", size: int = 10, minute: int = 0) -> SourceFile:
-    stored = StoredObject(name, "b-1", f"raw/{name}", size, etag, datetime(2024, 6, 25, 12, minute, tzinfo=UTC))
+    stored = StoredFile(f"s3://b-1/raw/{name}", name, size, datetime(2024, 6, 25, 12, minute, tzinfo=UTC), etag)
     return SourceFile(name.split("/", maxsplit=1)[0], name, stored)
 
 

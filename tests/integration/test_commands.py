@@ -11,8 +11,8 @@ import jsonschema
 import pytest
 from pyspark.sql import SparkSession
 
+from kpi_common.conf_files import load_schema
 from spark_app.cli import main
-from spark_app.config.conf_files import load_schema
 from tests.integration.application import Application, NewFile
 from tests.integration.bad_files import HEADERS, MODIFIED, rows
 

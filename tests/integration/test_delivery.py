@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from mypy_boto3_dynamodb import DynamoDBClient
 
-from kpi_pipeline.conf_files import load_schema
+from kpi_common.conf_files import load_schema
 from kpi_pipeline.dynamodb.items import MAX_ITEM_BYTES, item_size
 from kpi_pipeline.errors import ExportError, OtherLakeError, TableError
 from tests.integration.delivery_helpers import (

@@ -19,8 +19,8 @@ from moto import mock_aws
 from mypy_boto3_dynamodb import DynamoDBClient
 from pyspark.sql import SparkSession
 
+from kpi_common.s3_files import S3Storage
 from kpi_pipeline import cli as pipeline_cli
-from kpi_pipeline.buckets import Buckets
 from kpi_pipeline.files.archive import move_done
 from kpi_pipeline.files.arrivals import list_source
 from kpi_pipeline.files.claims import PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry
@@ -222,7 +222,7 @@ def archive(s3: Any, dynamodb: DynamoDBClient, table_prefix: str) -> Callable[[A
     settings = load_pipeline_settings(needed.get)
     ledger = ClaimLedger(load_settings(prefix=table_prefix), dynamodb)
     ledger.ensure_table()
-    buckets = Buckets(s3)
+    buckets = S3Storage(s3)
 
     def after_run(application: Application, statuses: dict[str, str]) -> None:
         for name in statuses:
@@ -259,10 +259,10 @@ def test_a_lost_lake_is_filled_again_from_the_archive(
 
     shutil.rmtree(place.application.lake)
     reingest, run, delivery = commands("The lake is lost")
-    monkeypatch.setattr(pipeline_cli, "Buckets", lambda: Buckets(s3))
+    monkeypatch.setattr(pipeline_cli, "S3Storage", lambda: S3Storage(s3))
     manifest = place.application.lake.parent / "reingest.json"
     options = pipeline_cli._parser().parse_args([word.replace("BUCKET", "music") for word in reingest[4:]])
-    assert write_reingest_manifest(Buckets(s3), options.source, options.archive, str(manifest)) == 4
+    assert write_reingest_manifest(S3Storage(s3), options.source, options.archive, str(manifest)) == 4
     options.command(options)
     content = json.loads(s3.get_object(Bucket="music", Key="reingest.json")["Body"].read())
     assert content["files"] == json.loads(manifest.read_text("utf-8"))["files"]

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kpi_pipeline.conf_files import load_toml
+from kpi_common.conf_files import load_toml
 from tests.support.export_files import write_export
 
 GENRES = 113

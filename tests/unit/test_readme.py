@@ -9,7 +9,7 @@ from typing import Any
 from chispa import assert_df_equality
 from pyspark.sql import SparkSession
 
-from spark_app.config.dynamodb_layout import TableLayout
+from spark_app.config.dynamodb_layout import KpiTable
 from spark_app.kpis.definition import Kpi, KpiInputs
 from tools.toolchain import ROOT
 
@@ -41,7 +41,7 @@ def test_the_worked_example_computes_a_kpi(spark: SparkSession) -> None:
 
 def test_the_worked_example_has_a_layout_that_is_accepted() -> None:
     tables = tomllib.loads(example("toml"))["tables"]
-    assert TableLayout.model_validate(tables["genre_variety"]).sort_key == "genre"
+    assert KpiTable.model_validate(tables["genre_variety"]).sort_key == "genre"
 
 
 def test_links_lead_somewhere() -> None:

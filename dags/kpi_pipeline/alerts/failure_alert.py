@@ -8,9 +8,9 @@ from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 from typing import Callable, Optional, Protocol
 
-from kpi_pipeline.aws import plain_aws_errors, service_client
+from kpi_common.aws import new_client, plain_aws_errors
+from kpi_common.log import log, warn
 from kpi_pipeline.errors import PipelineError
-from kpi_pipeline.log import log, warn
 from kpi_pipeline.pipeline_settings import PipelineSettings
 
 SMTP_TIMEOUT_S = 20
@@ -83,7 +83,7 @@ class Topic:
         text = alert.text.encode()[: SNS_BYTES - 1024].decode(errors="ignore")
         subject = one_line(alert.subject, SUBJECT_LENGTH).encode("ascii", "replace").decode()
         with plain_aws_errors("SNS"):
-            service_client("sns").publish(TopicArn=self._arn, Subject=subject, Message=text)
+            new_client("sns").publish(TopicArn=self._arn, Subject=subject, Message=text)
 
 
 def email_channel(settings: PipelineSettings, smtp: SmtpServer | None) -> Channel | None:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from botocore.exceptions import ClientError, HTTPClientError
 
-from kpi_pipeline.aws import error_code
+from kpi_common.aws import error_code
+from kpi_common.layout import TableLayout
 from kpi_pipeline.dynamodb.items import Item, Key, item_size, key_of, write_units
-from kpi_pipeline.dynamodb.layout import TableLayout
 from kpi_pipeline.dynamodb.pace import Pace
 from kpi_pipeline.errors import AwsError
 from kpi_pipeline.settings import WriterSettings

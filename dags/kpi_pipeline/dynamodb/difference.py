@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from kpi_common.layout import TableLayout
 from kpi_pipeline.dynamodb.items import Item, Key, key_attributes, key_of, same_item
-from kpi_pipeline.dynamodb.layout import TableLayout
 
 Wanted = TypeVar("Wanted")
 

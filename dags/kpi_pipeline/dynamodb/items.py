@@ -6,7 +6,7 @@ import base64
 from decimal import Decimal
 from typing import Any, Callable, Union
 
-from kpi_pipeline.dynamodb.layout import KeyAttribute, TableLayout
+from kpi_common.layout import KeyAttribute, TableLayout
 
 Item = dict[str, dict[str, Any]]
 KeyPart = Union[str, bytes, Decimal]

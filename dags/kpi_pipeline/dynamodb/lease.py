@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from botocore.exceptions import ClientError
 
-from kpi_pipeline.aws import error_code
+from kpi_common.aws import error_code
+from kpi_common.log import log
 from kpi_pipeline.errors import AwsError, LeaseError, OtherLakeError, SupersededError
 from kpi_pipeline.export.reader import Export
-from kpi_pipeline.log import log
 from kpi_pipeline.settings import DeliverySettings
 
 if TYPE_CHECKING:

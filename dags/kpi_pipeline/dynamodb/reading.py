@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from kpi_pipeline.conf_files import load_toml
+from kpi_common.conf_files import load_toml
 from kpi_pipeline.dynamodb.items import Item
 from kpi_pipeline.errors import TableError, UsageError
 from kpi_pipeline.settings import DeliverySettings

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from kpi_pipeline.aws import error_code
-from kpi_pipeline.dynamodb.layout import IndexLayout, KeyAttribute, TableLayout
+from kpi_common.aws import error_code
+from kpi_common.layout import IndexLayout, KeyAttribute, TableLayout
+from kpi_common.log import log
 from kpi_pipeline.errors import TableError
-from kpi_pipeline.log import log
 from kpi_pipeline.settings import DeliverySettings, TableSettings
 
 if TYPE_CHECKING:

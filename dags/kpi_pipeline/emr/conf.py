@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kpi_pipeline.conf_files import conf_dir
+from kpi_common.conf_files import conf_dir
 from kpi_pipeline.errors import UsageError
 
 

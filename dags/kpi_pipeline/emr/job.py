@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kpi_pipeline.aws import plain_aws_errors
+from kpi_common.aws import plain_aws_errors
+from kpi_common.log import log
 from kpi_pipeline.emr.conf import as_submit_parameters, spark_properties
 from kpi_pipeline.errors import AwsError, JobFailedError
 from kpi_pipeline.files.arrivals import safe_name
-from kpi_pipeline.log import log
 from kpi_pipeline.pipeline_settings import PipelineSettings
 
 LIVE_STATES = ("SUBMITTED", "PENDING", "SCHEDULED", "QUEUED", "RUNNING")

@@ -15,11 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from kpi_pipeline.aws import batch_client, dynamodb_client, keep_items_as_json, plain_aws_errors
+from kpi_common.aws import plain_aws_errors
+from kpi_common.files import Folder
+from kpi_common.layout import TableLayout
+from kpi_common.log import log, set_log_context, warn
+from kpi_pipeline.aws import batch_client, dynamodb_client, keep_items_as_json
 from kpi_pipeline.dynamodb.batch_writer import BatchWriter, WriteRequest, delete_request, put_request
 from kpi_pipeline.dynamodb.difference import Difference, difference
 from kpi_pipeline.dynamodb.items import MAX_ITEM_BYTES, Item, Key, item_size, key_attributes, key_of, key_problem
-from kpi_pipeline.dynamodb.layout import TableLayout
 from kpi_pipeline.dynamodb.lease import Lease, utc_now
 from kpi_pipeline.dynamodb.status import StatusTable
 from kpi_pipeline.dynamodb.tables import ensure_table, status_layout
@@ -34,8 +37,6 @@ from kpi_pipeline.export.reader import (
     read_manifest,
     read_part,
 )
-from kpi_pipeline.lake import Lake
-from kpi_pipeline.log import log, set_log_context, warn
 from kpi_pipeline.settings import DeliverySettings
 
 LATEST = "latest"
@@ -72,7 +73,7 @@ class Delivery:
 
     def __init__(
         self,
-        lake: Lake,
+        lake: Folder,
         export: Export,
         settings: DeliverySettings,
         endpoint_url: str | None = None,
@@ -256,7 +257,7 @@ class Delivery:
 
 
 def deliver(
-    lake: Lake,
+    lake: Folder,
     run_id: str,
     settings: DeliverySettings,
     endpoint_url: str | None = None,
@@ -291,7 +292,7 @@ def deliver(
 
 
 def mend_newer(
-    lake: Lake, superseded: SupersededError, settings: DeliverySettings, endpoint_url: str | None = None
+    lake: Folder, superseded: SupersededError, settings: DeliverySettings, endpoint_url: str | None = None
 ) -> None:
     """Deliver the newer export once more, after this process wrote an older one until the newer one took over.
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from kpi_pipeline.conf_files import load_schema
+from kpi_common.conf_files import load_schema
+from kpi_common.files import Folder
+from kpi_common.layout import TableLayout
 from kpi_pipeline.dynamodb.items import Item
-from kpi_pipeline.dynamodb.layout import TableLayout
 from kpi_pipeline.errors import ExportError, UsageError
-from kpi_pipeline.lake import Lake
 
 SCHEMA_VERSION = 1
 FOLDER = "exports"
@@ -83,7 +83,7 @@ def export_folder(run_id: str) -> str:
     return f"{FOLDER}/{run_id}"
 
 
-def read_manifest(lake: Lake, run_id: str) -> Export:
+def read_manifest(lake: Folder, run_id: str) -> Export:
     """Read and check the manifest of a run's export.
 
     Raises:
@@ -106,7 +106,7 @@ def read_manifest(lake: Lake, run_id: str) -> Export:
     return export
 
 
-def latest_undelivered(lake: Lake) -> Export | None:
+def latest_undelivered(lake: Folder) -> Export | None:
     """Return the complete export with the highest export_seq, or None when it (or none at all) is delivered.
 
     An older undelivered export is contained in a newer one.
@@ -125,7 +125,7 @@ def latest_undelivered(lake: Lake) -> Export | None:
     return newest
 
 
-def read_receipt(lake: Lake, run_id: str) -> dict[str, Any]:
+def read_receipt(lake: Folder, run_id: str) -> dict[str, Any]:
     """Read the receipt of a delivered export."""
     path = f"{export_folder(run_id)}/{RECEIPT}"
     where = lake.location(path)
@@ -134,7 +134,7 @@ def read_receipt(lake: Lake, run_id: str) -> dict[str, Any]:
     return receipt
 
 
-def read_part(lake: Lake, export: Export, part: Part) -> dict[str, list[ExportedItem]]:
+def read_part(lake: Folder, export: Export, part: Part) -> dict[str, list[ExportedItem]]:
     """Return a part's items by table; every table is there, also with no items.
 
     Raises:
@@ -154,7 +154,7 @@ def read_part(lake: Lake, export: Export, part: Part) -> dict[str, list[Exported
     return items
 
 
-def check_files(lake: Lake, export: Export) -> None:
+def check_files(lake: Folder, export: Export) -> None:
     """Read the whole export once, so that half an export is found before anything is written."""
     for part in export.parts:
         read_part(lake, export, part)
@@ -245,7 +245,7 @@ def _contradictions(export: Export, manifest: dict[str, Any]) -> Iterator[str]:
             yield f"{table['name']} has {table['items']} items, but {counts[table['name']]} in its files"
 
 
-def _read_lines(lake: Lake, path: str, file: PartFile) -> list[bytes]:
+def _read_lines(lake: Folder, path: str, file: PartFile) -> list[bytes]:
     where = lake.location(path)
     try:
         packed = lake.read(path)

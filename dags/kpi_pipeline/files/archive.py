@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from kpi_pipeline.buckets import ETAG_METADATA, Buckets
+from kpi_common.log import log, warn
+from kpi_common.s3_files import ETAG_NOTE, S3Storage
 from kpi_pipeline.errors import MovedAwayError
 from kpi_pipeline.files.arrivals import STREAMS, SourceFile
 from kpi_pipeline.files.claims import REJECTED, SUCCESS, ClaimLedger, Entry
-from kpi_pipeline.log import log, warn
 from kpi_pipeline.pipeline_settings import PipelineSettings
 
 AT_ONCE = 8
@@ -40,7 +40,7 @@ class Moved:
 
 
 def move_done(
-    buckets: Buckets,
+    buckets: S3Storage,
     ledger: ClaimLedger,
     settings: PipelineSettings,
     files: Iterable[SourceFile],
@@ -82,7 +82,7 @@ def move_done(
     return moved
 
 
-def _archive(buckets: Buckets, settings: PipelineSettings, file: SourceFile, entry: Entry) -> str:
+def _archive(buckets: S3Storage, settings: PipelineSettings, file: SourceFile, entry: Entry) -> str:
     folder = f"s3://{settings.archive_bucket}/{settings.archive_prefix}".rstrip("/")
     uri = _place(buckets, folder, file, entry.processed_on)
     buckets.copy(file.stored, uri, _notes(file, entry))
@@ -91,7 +91,7 @@ def _archive(buckets: Buckets, settings: PipelineSettings, file: SourceFile, ent
 
 
 def _set_aside(
-    buckets: Buckets,
+    buckets: S3Storage,
     settings: PipelineSettings,
     file: SourceFile,
     entry: Entry,
@@ -115,7 +115,7 @@ def _set_aside(
     return uri
 
 
-def _place(buckets: Buckets, folder: str, file: SourceFile, processed_on: str) -> str:
+def _place(buckets: S3Storage, folder: str, file: SourceFile, processed_on: str) -> str:
     """Return where a file goes: `streams/2024-06-25/name`, by the day of processing.
 
     Another content of the same name on the same day gets a part of its etag into the name, so neither is lost.
@@ -123,13 +123,12 @@ def _place(buckets: Buckets, folder: str, file: SourceFile, processed_on: str) -
     relative = file.name.partition("/")[2]
     day = processed_on[:10] or datetime.now(timezone.utc).strftime("%Y-%m-%d")
     uri = f"{folder}/{file.dataset}/{day}/{relative}"
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    there = buckets.head(bucket, key)
-    if there is None or there.get("Metadata", {}).get(ETAG_METADATA) == file.stored.etag:
+    notes = buckets.notes(uri)
+    if notes is None or notes.get(ETAG_NOTE) == file.stored.etag:
         return uri
     stem, dot, suffix = relative.rpartition("/")[2].partition(".")
     parent = relative.rpartition("/")[0]
-    name = f"{stem}.{file.stored.etag[:8]}{dot}{suffix}"
+    name = f"{stem}.{str(file.stored.etag)[:8]}{dot}{suffix}"
     return f"{folder}/{file.dataset}/{day}/{parent}/{name}" if parent else f"{folder}/{file.dataset}/{day}/{name}"
 
 
@@ -142,16 +141,16 @@ def _notes(file: SourceFile, entry: Entry) -> dict[str, str]:
     }
 
 
-def clean_up(buckets: Buckets, settings: PipelineSettings, run_folder: str) -> int:
+def clean_up(buckets: S3Storage, settings: PipelineSettings, run_folder: str) -> int:
     """Delete a run's own intermediate files, and those that runs which died long ago left; return how many."""
-    deleted = buckets.delete_all(run_folder)
+    deleted = buckets.delete_folder(run_folder)
     limit = datetime.now(timezone.utc) - timedelta(days=settings.keep_intermediate_days)
     folders: dict[str, datetime] = {}
-    for stored in buckets.list(f"{settings.intermediate}/runs"):
-        name = stored.name.partition("/")[0]
+    for stored in buckets.list_files(f"{settings.intermediate}/runs"):
+        name = stored.relative.partition("/")[0]
         folders[name] = max(folders.get(name, stored.modified_at), stored.modified_at)
     for name, newest in folders.items():
         if newest < limit:
-            deleted += buckets.delete_all(f"{settings.intermediate}/runs/{name}")
+            deleted += buckets.delete_folder(f"{settings.intermediate}/runs/{name}")
     log("intermediate files deleted", files=deleted)
     return deleted

@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kpi_pipeline.buckets import Buckets, StoredObject
+from kpi_common.files import StoredFile
+from kpi_common.log import log, warn
+from kpi_common.s3_files import S3Storage
 from kpi_pipeline.dynamodb.lease import utc_now
 from kpi_pipeline.errors import PipelineError
 from kpi_pipeline.files.claims import PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry, Liveness
-from kpi_pipeline.log import log, warn
 from kpi_pipeline.pipeline_settings import PipelineSettings
 
 STREAMS = "streams"
@@ -29,7 +30,7 @@ class SourceFile:
 
     dataset: str
     name: str
-    stored: StoredObject
+    stored: StoredFile
 
     @property
     def order(self) -> tuple[Any, ...]:
@@ -60,13 +61,13 @@ class Arrivals:
     waiting: int = 0
 
 
-def list_source(buckets: Buckets, settings: PipelineSettings) -> list[SourceFile]:
+def list_source(buckets: S3Storage, settings: PipelineSettings) -> list[SourceFile]:
     """Return the files of all three folders, in the order in which they are taken; others' files are passed over."""
     files = [
-        SourceFile(dataset, f"{dataset}/{stored.name}", stored)
+        SourceFile(dataset, f"{dataset}/{stored.relative}", stored)
         for dataset in DATASETS
-        for stored in buckets.list(f"{settings.source}/{dataset}")
-        if is_input(stored.name)
+        for stored in buckets.list_files(f"{settings.source}/{dataset}")
+        if is_input(stored.relative)
     ]
     return sorted(files, key=lambda file: file.order)
 
@@ -110,7 +111,7 @@ def claim_arrivals(
         ):
             found.waiting += 1
             continue
-        wanted = Entry(file.name, PROCESSING, file.stored.etag, file.stored.size, run_id)
+        wanted = Entry(file.name, PROCESSING, file.stored.etag or "", file.stored.size, run_id)
         if ledger.claim(wanted, entry):
             found.claimed.append(file)
             taken_bytes += file.stored.size
@@ -141,7 +142,7 @@ def _note_done(found: Arrivals, file: SourceFile, entry: Entry) -> None:
 
 
 def write_manifest(
-    buckets: Buckets, settings: PipelineSettings, run_id: str, files: Iterable[SourceFile]
+    buckets: S3Storage, settings: PipelineSettings, run_id: str, files: Iterable[SourceFile]
 ) -> tuple[str, dict[str, Any]]:
     """Write the run manifest (`conf/schemas/run_manifest.schema.json`) and return its address and content."""
     content = {
@@ -156,7 +157,7 @@ def write_manifest(
     return uri, content
 
 
-def read_manifest(buckets: Buckets, uri: str) -> dict[str, Any]:
+def read_manifest(buckets: S3Storage, uri: str) -> dict[str, Any]:
     """Read a run manifest that `write_manifest` wrote."""
     data = buckets.read(uri)
     if data is None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from botocore.exceptions import ClientError
 
-from kpi_pipeline.aws import dynamodb_client, error_code, plain_aws_errors
+from kpi_common.aws import error_code, plain_aws_errors
+from kpi_pipeline.aws import dynamodb_client
 from kpi_pipeline.dynamodb.items import Item
 from kpi_pipeline.dynamodb.lease import utc_now
 from kpi_pipeline.dynamodb.tables import ensure_table, processed_streams_layout

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from kpi_pipeline.buckets import Buckets
-from kpi_pipeline.conf_files import load_toml
+from kpi_common.conf_files import load_toml
+from kpi_common.log import log, warn
+from kpi_common.s3_files import S3Storage
 from kpi_pipeline.errors import InputError
 from kpi_pipeline.files.arrivals import REFERENCE, STREAMS
-from kpi_pipeline.log import log, warn
 from kpi_pipeline.pipeline_settings import PipelineSettings
 
 HEADER_BYTES = 64 * 1024
@@ -32,7 +32,7 @@ class Problem:
     message: str
 
 
-def check_inputs(buckets: Buckets, settings: PipelineSettings, files: list[dict[str, Any]]) -> list[Problem]:
+def check_inputs(buckets: S3Storage, settings: PipelineSettings, files: list[dict[str, Any]]) -> list[Problem]:
     """Check the files of a run manifest and return those that will be rejected.
 
     Raises:
@@ -42,7 +42,7 @@ def check_inputs(buckets: Buckets, settings: PipelineSettings, files: list[dict[
         dataset
         for dataset in REFERENCE
         if not any(file["dataset"] == dataset for file in files)
-        and buckets.is_empty(f"{settings.lake}/staged/{dataset}/_delta_log")
+        and next(buckets.list_files(f"{settings.lake}/staged/{dataset}/_delta_log"), None) is None
     ]
     if missing:
         folders = ", ".join(f"{settings.source}/{dataset}/" for dataset in missing)
@@ -55,7 +55,7 @@ def check_inputs(buckets: Buckets, settings: PipelineSettings, files: list[dict[
     return problems
 
 
-def check_header(buckets: Buckets, file: dict[str, Any]) -> Problem | None:
+def check_header(buckets: S3Storage, file: dict[str, Any]) -> Problem | None:
     """Look at the first bytes of a file; None when its header has all required columns once."""
     data = buckets.read(file["path"], HEADER_BYTES)
     if data is None:

@@ -9,11 +9,11 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from kpi_pipeline.buckets import Buckets
-from kpi_pipeline.conf_files import load_schema
+from kpi_common.conf_files import load_schema
+from kpi_common.log import log, warn
+from kpi_common.s3_files import S3Storage
 from kpi_pipeline.errors import PipelineError
 from kpi_pipeline.files.claims import FAILED, PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry
-from kpi_pipeline.log import log, warn
 from kpi_pipeline.pipeline_settings import PipelineSettings
 
 SET_ASIDE = "too_many_failures"
@@ -39,7 +39,7 @@ def result_uri(settings: PipelineSettings, spark_run_id: str) -> str:
     return f"{settings.lake}/runs/{spark_run_id}/result.json"
 
 
-def read_result(buckets: Buckets, settings: PipelineSettings, spark_run_id: str) -> dict[str, Any] | None:
+def read_result(buckets: S3Storage, settings: PipelineSettings, spark_run_id: str) -> dict[str, Any] | None:
     """Return the application's result, or None where it wrote none.
 
     Raises:

@@ -10,22 +10,21 @@ import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
-from kpi_pipeline.buckets import Buckets, StoredObject
+from kpi_common.files import StoredFile, is_s3, storage_for
+from kpi_common.log import warn
+from kpi_common.s3_files import S3Storage
 from kpi_pipeline.dynamodb.lease import utc_now
 from kpi_pipeline.errors import UsageError
 from kpi_pipeline.files.archive import SOURCE_MODIFIED, SOURCE_NAME
 from kpi_pipeline.files.arrivals import DATASETS, SCHEMA_VERSION, is_input
-from kpi_pipeline.log import warn
 
 AT_ONCE = 32
 RUN_ID = "reingest"
 
 
-def write_reingest_manifest(buckets: Buckets, source: str, archive: str, manifest: str) -> int:
+def write_reingest_manifest(buckets: S3Storage, source: str, archive: str, manifest: str) -> int:
     """Write a run manifest (`conf/schemas/run_manifest.schema.json`) and return how many files it names.
 
     Args:
@@ -48,40 +47,38 @@ def write_reingest_manifest(buckets: Buckets, source: str, archive: str, manifes
     files = [entry for _, (_, entry) in sorted(newest.items())]
     content = {"schema_version": SCHEMA_VERSION, "run_id": RUN_ID, "created_at": utc_now(), "files": files}
     data = json.dumps(content, indent=1, ensure_ascii=False).encode()
-    if manifest.startswith("s3://"):
-        buckets.write(manifest, data)
-    else:
-        Path(manifest).write_bytes(data)
+    store = buckets if is_s3(manifest) else storage_for(manifest)
+    store.write(manifest, data)
     return len(files)
 
 
-def _archived(buckets: Buckets, archive: str) -> Iterable[tuple[dict[str, Any], datetime]]:
-    def describe(dataset: str, stored: StoredObject) -> tuple[dict[str, Any], datetime]:
-        notes = (buckets.head(stored.bucket, stored.key) or {}).get("Metadata", {})
-        name, modified = unquote(notes.get(SOURCE_NAME, "")), unquote(notes.get(SOURCE_MODIFIED, ""))
+def _archived(buckets: S3Storage, archive: str) -> Iterable[tuple[dict[str, Any], datetime]]:
+    def describe(dataset: str, stored: StoredFile) -> tuple[dict[str, Any], datetime]:
+        notes = buckets.notes(stored.uri) or {}
+        name, modified = notes.get(SOURCE_NAME), notes.get(SOURCE_MODIFIED)
         if not name or not modified:
             warn("not archived by the pipeline: taken under its own name and time", file=stored.uri)
-            name, modified = f"{dataset}/{stored.name}", stored.modified_at.isoformat()
+            name, modified = f"{dataset}/{stored.relative}", stored.modified_at.isoformat()
         return _entry(dataset, name, modified, stored), stored.modified_at
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield from pool.map(lambda found: describe(*found), _csv_files(buckets, archive))
 
 
-def _in_source(buckets: Buckets, source: str) -> Iterable[tuple[dict[str, Any], datetime]]:
+def _in_source(buckets: S3Storage, source: str) -> Iterable[tuple[dict[str, Any], datetime]]:
     for dataset, stored in _csv_files(buckets, source):
-        name = f"{dataset}/{stored.name}"
+        name = f"{dataset}/{stored.relative}"
         yield _entry(dataset, name, stored.modified_at.isoformat(), stored), stored.modified_at
 
 
-def _csv_files(buckets: Buckets, uri: str) -> Iterable[tuple[str, StoredObject]]:
+def _csv_files(buckets: S3Storage, uri: str) -> Iterable[tuple[str, StoredFile]]:
     for dataset in DATASETS:
-        for stored in buckets.list(f"{uri.rstrip('/')}/{dataset}"):
-            if is_input(stored.name):
+        for stored in buckets.list_files(f"{uri.rstrip('/')}/{dataset}"):
+            if is_input(stored.relative):
                 yield dataset, stored
 
 
-def _entry(dataset: str, name: str, modified_at: str, stored: StoredObject) -> dict[str, Any]:
+def _entry(dataset: str, name: str, modified_at: str, stored: StoredFile) -> dict[str, Any]:
     return {
         "dataset": dataset,
         "name": name,

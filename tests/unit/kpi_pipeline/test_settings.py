@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kpi_pipeline.conf_files import CONF_DIR_VARIABLE
+from kpi_common.conf_files import CONF_DIR_VARIABLE
 from kpi_pipeline.dynamodb.tables import processed_streams_layout, status_layout
 from kpi_pipeline.errors import UsageError
 from kpi_pipeline.settings import DeliverySettings, load_settings

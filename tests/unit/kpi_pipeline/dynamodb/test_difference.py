@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kpi_common.layout import KeyAttribute, TableLayout
 from kpi_pipeline.dynamodb.difference import Difference, difference
 from kpi_pipeline.dynamodb.items import Item, key_of
-from kpi_pipeline.dynamodb.layout import KeyAttribute, TableLayout
 
 LAYOUT = TableLayout("T", KeyAttribute("date"), KeyAttribute("genre"))
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kpi_common.layout import KeyAttribute, TableLayout
 from kpi_pipeline.dynamodb.items import Item, item_size, key_of, key_problem, same_item, value_size, write_units
-from kpi_pipeline.dynamodb.layout import KeyAttribute, TableLayout
 
 LAYOUT = TableLayout("T", KeyAttribute("date"), KeyAttribute("rank", "N"))
 

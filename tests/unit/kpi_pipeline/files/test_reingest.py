@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 from moto import mock_aws
 
-from kpi_pipeline.buckets import Buckets
-from kpi_pipeline.conf_files import load_schema
+from kpi_common.conf_files import load_schema
+from kpi_common.s3_files import S3Storage
 from kpi_pipeline.errors import UsageError
 from kpi_pipeline.files.reingest import write_reingest_manifest
 
@@ -35,7 +35,7 @@ def archived(s3: Any, key: str, name: str, modified: str) -> None:
 
 def entries(s3: Any, tmp_path: Path) -> dict[str, dict[str, Any]]:
     manifest = tmp_path / "m.json"
-    count = write_reingest_manifest(Buckets(s3), "s3://music/raw", "s3://music/archive/", str(manifest))
+    count = write_reingest_manifest(S3Storage(s3), "s3://music/raw", "s3://music/archive/", str(manifest))
     content = json.loads(manifest.read_text("utf-8"))
     jsonschema.validate(content, load_schema("run_manifest"))
     assert len(content["files"]) == count

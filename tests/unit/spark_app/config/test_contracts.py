@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from spark_app.config.conf_files import CONF_DIR_VARIABLE
+from kpi_common.conf_files import CONF_DIR_VARIABLE
 from spark_app.config.contracts import Dataset, Severity, load_contract
 from spark_app.errors import UsageError
 from tests.unit.spark_app.builders import checked

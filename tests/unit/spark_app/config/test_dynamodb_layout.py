@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from spark_app.config.conf_files import CONF_DIR_VARIABLE
-from spark_app.config.dynamodb_layout import TableLayout, load_layout
+from kpi_common.conf_files import CONF_DIR_VARIABLE
+from spark_app.config.dynamodb_layout import KpiTable, load_layout
 from spark_app.errors import UsageError
 
 OTHER_LAYOUT = """
@@ -101,10 +101,10 @@ def test_a_layout_that_can_not_work_says_why(use_layout: UseLayout, old: str, ne
         load_layout()
 
 
-def table_with(kind: str) -> TableLayout:
+def table_with(kind: str) -> KpiTable:
     attributes = {name: {"column": name, "type": "S"} for name in ("listen_date", "key")}
     content = {"name": "T", "partition_key": "listen_date", "sort_key": "key"}
-    return TableLayout.model_validate(
+    return KpiTable.model_validate(
         {**content, "attributes": {**attributes, "value": {"column": "value", "type": kind}}}
     )
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from spark_app.config.conf_files import CONF_DIR_VARIABLE
+from kpi_common.conf_files import CONF_DIR_VARIABLE
 from spark_app.config.settings import Settings, load_settings
 from spark_app.errors import UsageError
 

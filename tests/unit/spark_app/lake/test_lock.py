@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from kpi_common.files import LocalStorage, join
 from spark_app.errors import LakeLockedError, LockLostError, StorageError
 from spark_app.lake.lock import LOCK_FILE, LakeLock, lake_lock
-from spark_app.lake.storage import LocalStorage, join
 
 HOLDER = """
 import sys, time

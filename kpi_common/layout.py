@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -39,6 +39,10 @@ class TableLayout:
     @property
     def keys(self) -> tuple[KeyAttribute, ...]:
         return (self.partition_key,) if self.sort_key is None else (self.partition_key, self.sort_key)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of a manifest's `tables` that describes this layout."""
+        return {**asdict(self), "indexes": [asdict(index) for index in self.indexes]}
 
     @classmethod
     def from_json(cls, table: dict[str, Any]) -> TableLayout:

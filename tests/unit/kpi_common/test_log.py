@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from spark_app import log
+from kpi_common import log
 from spark_app.cli import _complain, _print_table
 from spark_app.config.contracts import Dataset
 from spark_app.errors import AppError
@@ -29,6 +29,30 @@ def test_a_log_line_is_one_line_without_control_characters() -> None:
     assert "\x1b" not in line
     assert "\n" not in line
     assert json.loads(line)["file"] == EVIL
+
+
+@pytest.mark.parametrize("evil", ["\x1b", "\n", "\r", "\x7f", "\x9b", "\u202e", "\u2066", "\u2028", "\udcff", "\ue000"])
+def test_no_form_of_a_log_line_holds_a_character_that_does_something(
+    evil: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("music_kpis")
+    before = logger.handlers[:], logger.propagate
+    try:
+        for form in ("json", "text"):
+            log.set_up_logging(form)  # type: ignore[arg-type]
+            log.warn(f"bad{evil}name", file=f"a{evil}b")
+        logger.handlers[:], logger.propagate = [], True  # as under Airflow, whose handlers know nothing of us
+        log.log(f"bad{evil}name")
+    finally:
+        logger.handlers[:], logger.propagate = before
+    as_json, as_text = capsys.readouterr().err.splitlines()
+    assert evil not in as_json + as_text + caplog.records[-1].getMessage()
+    assert json.loads(as_json)["file"] == f"a{evil}b", "nothing is lost"
+
+
+def test_a_text_may_keep_what_its_place_allows() -> None:
+    assert log.printable("a\nb\tc", keep="\n") == "a\nb�c"
+    assert json.loads(log.printable_json({"x": "😀\U000e0001"})) == {"x": "😀\U000e0001"}
 
 
 def test_the_list_of_files_keeps_its_columns(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,15 +1,20 @@
-"""Where the files of `conf/` are: packed into the wheel, in the repository, or named by `MUSIC_KPIS_CONF_DIR`."""
+"""Where the files of `conf/` are: packed into this package, in the repository, or named by `MUSIC_KPIS_CONF_DIR`."""
 
 from __future__ import annotations
 
 import json
 import os
-import tomllib
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from spark_app.errors import UsageError
+from kpi_common.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 CONF_DIR_VARIABLE = "MUSIC_KPIS_CONF_DIR"
 
@@ -18,16 +23,18 @@ def conf_dir() -> Path:
     """Return the folder of configuration files.
 
     Raises:
-        UsageError: `MUSIC_KPIS_CONF_DIR` names no folder.
+        UsageError: there is none.
     """
     named = os.environ.get(CONF_DIR_VARIABLE)
     if named:
         if not Path(named).is_dir():
             raise UsageError(f"{CONF_DIR_VARIABLE}={named}: there is no such folder")
         return Path(named)
-    package = Path(__file__).resolve().parents[1]
-    packed = package / "conf"
-    return packed if packed.is_dir() else package.parent / "conf"
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if folder.is_dir():
+            return folder
+    raise UsageError(f"no conf/ folder in {package} or beside it; name one with {CONF_DIR_VARIABLE}")
 
 
 def load_toml(relative: str) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from spark_app.config import conf_files
-from spark_app.config.conf_files import CONF_DIR_VARIABLE, conf_dir, load_schema, load_toml
+from kpi_common import conf_files
+from kpi_common.conf_files import CONF_DIR_VARIABLE, conf_dir, load_schema, load_toml
 from spark_app.errors import UsageError
 
-SCHEMAS = sorted((Path(__file__).parents[4] / "conf" / "schemas").glob("*.schema.json"))
+SCHEMAS = sorted((Path(__file__).parents[3] / "conf" / "schemas").glob("*.schema.json"))
 
 
 @pytest.mark.parametrize("path", SCHEMAS, ids=lambda path: path.name)
@@ -38,9 +38,12 @@ def test_a_variable_that_names_no_folder_is_a_usage_error(tmp_path: Path, monkey
 
 def test_files_packed_beside_the_code_win_over_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(CONF_DIR_VARIABLE, raising=False)
-    package = tmp_path / "site" / "spark_app"
+    package = tmp_path / "site" / "kpi_common"
     package.mkdir(parents=True)
-    monkeypatch.setattr(conf_files, "__file__", str(package / "config" / "conf_files.py"))
+    monkeypatch.setattr(conf_files, "__file__", str(package / "conf_files.py"))
+    with pytest.raises(UsageError, match=f"no conf/ folder .*{CONF_DIR_VARIABLE}"):
+        conf_dir()
+    (tmp_path / "site" / "conf").mkdir()
     assert conf_dir() == tmp_path / "site" / "conf"
     (package / "conf").mkdir()
     assert conf_dir() == package / "conf"

@@ -1,14 +1,16 @@
 import hashlib
 import os
+import resource
+import stat as stat_module
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from kpi_common.files import LocalStorage, etag_of_content, is_s3, join, normalise, storage_for
+from kpi_common.s3_files import S3Storage
 from spark_app.errors import StorageError, UsageError
-from spark_app.lake.s3_storage import S3Storage
-from spark_app.lake.storage import LocalStorage, etag_of_content, is_s3, join, normalise, storage_for
 
 DISK = LocalStorage()
 
@@ -20,6 +22,7 @@ DISK = LocalStorage()
         ("s3a://bucket/a", "s3a://bucket/a"),
         ("/data//lake/", "/data/lake"),
         ("file:///data/lake", "/data/lake"),
+        ("file:/data/a%20b", "/data/a b"),
         ("/data/a=b %20 é", "/data/a=b %20 é"),
     ],
 )
@@ -50,6 +53,10 @@ def test_segments_are_joined_by_one_slash() -> None:
     assert join("/lake", "ops/lake.lock") == "/lake/ops/lake.lock"
 
 
+def names(folder: Path) -> set[str]:
+    return {stored.relative for stored in DISK.list_files(str(folder))}
+
+
 @pytest.mark.timeout(20)
 def test_only_files_are_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.csv")
@@ -59,8 +66,84 @@ def test_only_files_are_files(tmp_path: Path) -> None:
     (tmp_path / "up").symlink_to(tmp_path)
     (tmp_path / "real").write_bytes(b"x")
     (tmp_path / "link.csv").symlink_to(tmp_path / "real")
-    assert {stored.relative for stored in DISK.list_files(str(tmp_path))} == {"real", "link.csv"}
+    assert names(tmp_path) == {"real", "link.csv"}
     assert DISK.find(str(tmp_path / "pipe.csv")) is None
+
+
+OUT, CIRCLE = "a link that leads out of the input", "a link in a circle, or to a folder that is listed by its own name"
+NO_FILE, NOTHING = "no file", "no file behind the link"
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    """An input with one file in `streams/`, another in `more/`, and a third outside."""
+    for name in ("raw/streams/a.csv", "raw/more/deep/b.csv", "outside/secret.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    return tmp_path / "raw"
+
+
+def listed(inputs: Path) -> dict[str, str | None]:
+    """What is listed of `streams/`, with what stands against it."""
+    found = list(DISK.list_files(str(inputs / "streams"), within=str(inputs)))
+    assert len({stored.relative for stored in found}) == len(found)
+    return {stored.relative: stored.problem for stored in found}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("links", "expected"),
+    [
+        ({"linked": "../more"}, {"linked/deep/b.csv": None}),
+        ({"linked": "../more/deep", "wider": "../more"}, {"linked/b.csv": None}),
+        ({"one": "../more", "two": "../more"}, {"one/deep/b.csv": None, "two": CIRCLE}),
+        ({"l.csv": "../more/deep/b.csv"}, {"l.csv": None}),
+        ({"loop": "."}, {"loop": CIRCLE}),
+        ({"up": ".."}, {"up": CIRCLE}),
+        ({"../more/back": "../streams", "linked": "../more"}, {"linked/deep/b.csv": None, "linked/back": CIRCLE}),
+        ({"out": "../../outside", "f.csv": "../../outside/secret.csv"}, {"out": OUT, "f.csv": OUT}),
+        ({"root": "/", "top": "../.."}, {"root": OUT, "top": OUT}),
+        ({"../more/deep/out.csv": "/etc/passwd", "l": "../more"}, {"l/deep/b.csv": None, "l/deep/out.csv": OUT}),
+        ({"dangling.csv": "nowhere", "itself.csv": "itself.csv"}, {"dangling.csv": NOTHING, "itself.csv": NOTHING}),
+        ({"device.csv": "/dev/zero"}, {"device.csv": OUT}),
+    ],
+)
+def test_links_are_followed_in_the_input_only(inputs: Path, links: dict[str, str], expected: dict[str, str]) -> None:
+    for name, target in links.items():
+        (inputs / "streams" / name).symlink_to(target)
+    assert listed(inputs) == {"a.csv": None, **expected}
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_named(inputs: Path) -> None:
+    os.mkfifo(inputs / "streams" / "pipe.csv")
+    (inputs / "streams" / "to-pipe.csv").symlink_to("pipe.csv")
+    assert listed(inputs) == {"a.csv": None, "pipe.csv": NO_FILE, "to-pipe.csv": NOTHING}
+
+
+def test_a_linked_input_is_the_input_and_a_linked_folder_of_it_is_not(inputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "linked").symlink_to(inputs)
+    assert listed(tmp_path / "linked") == {"a.csv": None}
+    (inputs / "streams").rename(tmp_path / "elsewhere")
+    (inputs / "streams").symlink_to(tmp_path / "elsewhere")
+    assert listed(inputs) == {"": OUT}
+
+
+def test_a_folder_that_can_not_be_looked_into_ends_no_listing(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may look into all: so the system's refusals are played."""
+    (inputs / "streams" / "closed").mkdir()
+    (inputs / "streams" / "b.csv").write_text("x")
+    stat, access = Path.stat, os.access
+
+    def refused(self: Path, **options: bool) -> os.stat_result:
+        if self.name == "b.csv":
+            raise PermissionError(13, "Permission denied", str(self))
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    monkeypatch.setattr(os, "access", lambda path, mode: "closed" not in str(path) and access(path, mode))
+    reason = f"{inputs}/streams/b.csv: can't be read: Permission denied"
+    assert listed(inputs) == {"a.csv": None, "b.csv": reason, "closed": "can't be read"}
 
 
 def test_what_is_written_is_read_and_listed(tmp_path: Path) -> None:
@@ -100,6 +183,39 @@ def test_writing_leaves_nothing_beside_the_file(tmp_path: Path) -> None:
     DISK.write(str(tmp_path / "a"), b"2")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fsync, rename = os.fsync, Path.replace
+
+    def synced(handle: int) -> None:
+        kind = "folder" if stat_module.S_ISDIR(os.fstat(handle).st_mode) else f"{os.fstat(handle).st_size} bytes"
+        done.append(kind)
+        fsync(handle)
+
+    def renamed(self: Path, target: Path) -> Path:
+        done.append("renamed")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    DISK.write(str(tmp_path / "a"), b"123")
+    assert done == ["3 bytes", "renamed", "folder"]
+
+
+def test_a_full_disk_leaves_the_file_before_and_nothing_beside_it(tmp_path: Path) -> None:
+    """The system's limit of a file's size refuses the write in the middle, as a full disk does."""
+    DISK.write(str(tmp_path / "a"), b"before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(StorageError, match=f"^{tmp_path}/a: can't be written: File too large$"):
+            DISK.write(str(tmp_path / "a"), b"x" * 200_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert DISK.read(str(tmp_path / "a")) == b"before"
 
 
 def test_a_place_that_can_not_be_written_is_a_storage_error(tmp_path: Path) -> None:
@@ -149,11 +265,11 @@ def test_a_write_with_a_tag_only_replaces_what_it_saw(tmp_path: Path) -> None:
 def test_a_file_is_deleted_only_if_it_is_the_one_that_was_seen(tmp_path: Path) -> None:
     uri = str(tmp_path / "a")
     DISK.write(uri, b"1")
-    DISK.delete_if(uri, etag_of_content(b"2"))
+    assert not DISK.delete_if(uri, etag_of_content(b"2"))
     assert DISK.read(uri) == b"1"
-    DISK.delete_if(uri, etag_of_content(b"1"))
+    assert DISK.delete_if(uri, etag_of_content(b"1"))
     assert DISK.read(uri) is None
-    DISK.delete_if(uri, etag_of_content(b"1"))
+    assert DISK.delete_if(uri, etag_of_content(b"1"))
 
 
 def test_of_many_who_create_at_once_one_wins(tmp_path: Path) -> None:

@@ -1,0 +1,36 @@
+"""The base of the error hierarchy; each class carries the exit code of the command line."""
+
+from __future__ import annotations
+
+
+class AppError(Exception):
+    """A failure that a user can act on: `code` is for programs, the message for people."""
+
+    exit_code = 1
+    code = "failed"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+
+class UsageError(AppError):
+    """A wrong argument, setting, contract or manifest; found before any work is done."""
+
+    exit_code = 2
+    code = "usage"
+
+
+class StorageError(AppError):
+    """A file or folder can't be read or written."""
+
+    code = "storage"
+
+
+class AwsError(StorageError):
+    """AWS refused a request or can't be reached."""
+
+
+class MovedAwayError(StorageError):
+    """A file is gone or has other content than when it was listed."""
