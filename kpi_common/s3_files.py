@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from kpi_common.aws import error_code, plain_aws_errors, shared_s3_client
 from kpi_common.errors import MovedAwayError, StorageError
-from kpi_common.files import StoredFile, bucket_and_key
+from kpi_common.uris import StoredFile, bucket_and_key
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

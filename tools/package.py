@@ -22,7 +22,7 @@ REQUIREMENTS = ROOT / "conf" / "airflow" / "requirements.txt"
 def build(folder: Path = PACKAGE) -> list[Path]:
     """Write the folder anew and return its files."""
     shutil.rmtree(folder, ignore_errors=True)
-    ignore = shutil.ignore_patterns("__pycache__", "ruff.toml")
+    ignore = shutil.ignore_patterns("__pycache__", ".ruff_cache", "ruff.toml")
     shutil.copytree(ROOT / "dags", folder / "dags", ignore=ignore)
     for pattern in CONF:
         for path in sorted((ROOT / "conf").glob(pattern)):
