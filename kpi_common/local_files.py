@@ -72,7 +72,7 @@ class LocalStorage:
                         waiting.append(path)
                     elif Path(os.path.realpath(path)) in listed:
                         folders.remove(path.name)
-                    elif not os.access(path, os.R_OK | os.X_OK):
+                    elif not os.access(path, os.R_OK):
                         yield StoredFile(str(path), path.relative_to(folder).as_posix(), problem="can't be read")
                 for path in (Path(directory, name) for name in names if not _is_partial(name)):
                     yield replace(self._input(path, limit), relative=path.relative_to(folder).as_posix())

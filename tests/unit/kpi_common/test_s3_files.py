@@ -95,6 +95,16 @@ def test_a_deletion_that_lost_its_reply_is_one(store: S3Storage, s3: Any, monkey
     assert store.delete_if(URI, str(tag))
 
 
+def test_a_server_without_conditional_deletes_does_no_harm(
+    store: S3Storage, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write(URI, b"1")
+    delete = s3.delete_object
+    monkeypatch.setattr(s3, "delete_object", lambda IfMatch, **request: delete(**request))  # noqa: ARG005, N803
+    assert not store.delete_if(URI, "another")
+    assert store.read(URI) == b"1"
+
+
 def test_each_failure_names_the_uri(store: S3Storage) -> None:
     uri = "s3://no-such-bucket/a b/k"
     calls = (
@@ -118,7 +128,7 @@ def test_a_part_that_is_not_deleted_is_an_error(store: S3Storage, s3: Any, monke
         store.delete_folder("s3://music/a b")
 
 
-def test_sessions_of_others_make_the_client(s3: Any) -> None:  # noqa: ARG001 (the bucket is there)
+def test_sessions_of_others_make_the_client(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     made: list[boto3.session.Session] = []
 
     def session() -> boto3.session.Session:
@@ -128,6 +138,8 @@ def test_sessions_of_others_make_the_client(s3: Any) -> None:  # noqa: ARG001 (t
     from kpi_common import aws
 
     before = aws._new_session
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    assert shared_s3_client().meta.region_name == "us-east-1"
     use_sessions(session)
     try:
         storage_for(URI).write(URI, b"1")

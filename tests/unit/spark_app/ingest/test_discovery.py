@@ -192,3 +192,21 @@ def test_a_text_that_is_no_manifest_is_refused(tmp_path: Path, text: bytes, mess
 def test_a_manifest_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         read_manifest(str(tmp_path / "m.json"))
+
+
+def test_links_out_of_the_input_and_pipes_are_ignored_by_name(tmp_path: Path) -> None:
+    put(tmp_path / "raw" / "streams" / "a.csv")
+    put(tmp_path / "raw" / "more" / "b.csv")
+    put(tmp_path / "secret" / "c.csv")
+    streams = tmp_path / "raw" / "streams"
+    (streams / "in").symlink_to("../more")
+    (streams / "out").symlink_to("../../secret")
+    (streams / "file.csv").symlink_to("../../secret/c.csv")
+    (streams / "nothing.csv").symlink_to("nowhere")
+    (streams / "loop").symlink_to(".")
+    os.mkfifo(streams / "pipe.csv")
+    (tmp_path / "raw" / "songs").symlink_to("../secret")
+    listing = list_input(str(tmp_path / "raw"))
+    assert sorted(file.name for file in listing.files) == ["streams/a.csv", "streams/in/b.csv"]
+    below = ("file.csv", "loop", "nothing.csv", "out", "pipe.csv")
+    assert listing.ignored == ("songs", *(f"streams/{name}" for name in below))
