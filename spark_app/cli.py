@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -26,10 +26,10 @@ from spark_app import __version__, commands
 from spark_app.config.contracts import Dataset, load_contract
 from spark_app.config.dynamodb_layout import load_layout
 from spark_app.config.settings import Settings, load_settings
-from spark_app.errors import AppError, StorageError, UsageError
+from spark_app.errors import AppError, LockLostError, StorageError, UsageError
 from spark_app.ingest.file_ledger import load_ledger
 from spark_app.lake.lock import lake_lock
-from spark_app.lake.tables import Lake, check_lake, normalise_lake
+from spark_app.lake.tables import Lake, check_lake
 from spark_app.log import Steps
 from spark_app.run.context import Context
 from spark_app.run.files import FileVersion
@@ -71,7 +71,7 @@ def _main(arguments: argparse.Namespace, spark: SparkSession | None) -> int:
     for dataset in Dataset:
         load_contract(dataset)
     load_layout()
-    lake = normalise_lake(arguments.lake)
+    lake = normalise(arguments.lake)
     check_lake(lake, settings)
     if arguments.command == "files" and arguments.action in {"list", "show"}:
         return _show_files(arguments, settings, lake, spark)
@@ -85,34 +85,41 @@ def _under_lock(
 ) -> int:
     steps = Steps()
     session = LazySession(settings, steps, spark)
+    guarded = Lake(lake, _never_held)
     failure: AppError | None = None
-    try:
-        with lake_lock(lake, result.run_id, settings.lock_lease_seconds, settings.lock_wait_seconds) as lock:
-            context = Context(session, settings, Lake(lake, lock.ensure_held), result.run_id, result, steps)
+    with ExitStack() as held:
+        try:
+            lock = lake_lock(lake, result.run_id, settings.lock_lease_seconds, settings.lock_wait_seconds)
+            guarded = Lake(lake, held.enter_context(lock).ensure_held)
+            context = Context(session, settings, guarded, result.run_id, result, steps)
             _work(arguments)(context)
             if session.started is not None:
                 result.cost = cost_so_far(session.started, settings)
-    except AppError as error:
-        failure = error
-    except KeyboardInterrupt:
-        failure = AppError("stopped; nothing half done counts: run again to go on", code="stopped")
-    except Exception as error:  # noqa: BLE001  (the last resort: told in one line, with the trace in the log)
-        traceback.print_exc()
-        failure = _unexpected(error)
-    finally:
-        session.stop()
-    return _conclude(result, steps, failure)
+        except AppError as error:
+            failure = error
+        except KeyboardInterrupt:
+            failure = AppError("stopped; nothing half done counts: run again to go on", code="stopped")
+        except Exception as error:  # noqa: BLE001  (the last resort: told in one line, with the trace in the log)
+            traceback.print_exc()
+            failure = _unexpected(error)
+        finally:
+            session.stop()
+        return _conclude(guarded, result, steps, failure)
 
 
-def _conclude(result: RunResult, steps: Steps, failure: AppError | None) -> int:
+def _never_held() -> None:
+    raise LockLostError("this run never held the lake's lock")
+
+
+def _conclude(lake: Lake, result: RunResult, steps: Steps, failure: AppError | None) -> int:
     if failure is not None:
         result.exit_code = failure.exit_code
         result.status = _STATUS.get(failure.exit_code, "failed")
         result.error = {"code": failure.code, "message": str(failure)}
     content = result.as_json(datetime.now(UTC), steps.as_json())
     try:
-        uri: str | None = write_result(result.lake, content)
-    except StorageError as error:
+        uri: str | None = write_result(lake, content)
+    except (StorageError, LockLostError) as error:
         uri = None
         warn("the result can't be written", detail=str(error))
         print(json.dumps(content, default=str), file=sys.stderr)

@@ -10,12 +10,10 @@ from datetime import date
 
 from pyspark.sql import DataFrame
 
-from kpi_common.files import join, storage_for
 from kpi_common.log import log
 from spark_app.config.contracts import Dataset
-from spark_app.config.dynamodb_layout import load_layout
 from spark_app.errors import NothingUsableError, UsageError
-from spark_app.export.export import MANIFEST, ExportPlan, dates_to_export, kpi_versions, read_export_state, write_export
+from spark_app.export.export import delete_old_exports, export_changes
 from spark_app.ingest.discovery import Listing, list_input, read_manifest
 from spark_app.ingest.file_ledger import Ledger, load_ledger, save_ledger
 from spark_app.ingest.ingest import ingest
@@ -138,13 +136,13 @@ def compact(context: Context) -> None:
         with context.steps.step(f"compact {table.uri.removeprefix(lake.uri).strip('/')}"):
             table.compact(context.spark, context.settings.retention_days)
     with context.steps.step("delete old exports"):
-        _delete_old_exports(context)
+        delete_old_exports(context)
 
 
 def _begin(context: Context) -> Ledger:
     """Open the lake: mark a new one, read the ledger, finish what a dead run left."""
     with context.steps.step("open lake"):
-        mark_lake(context.lake.uri, context.settings)
+        mark_lake(context.lake, context.settings)
         ledger = load_ledger(context.start_spark, context.lake.ingested_files)
         recover(context, ledger, load_progress(context))
     return ledger
@@ -171,48 +169,7 @@ def _finish(
 def _export(context: Context, ledger: Ledger, *, full: bool, published: Mapping[str, DataFrame] | None = None) -> None:
     """Export what is due. `published` are the rows of all dates that this run computed, where it computed any."""
     with context.steps.step("export"):
-        state = read_export_state(context.lake)
-        dates = dates_to_export(context.start_spark, context.lake, state, full=full)
-        if not dates:
-            return
-        newest = state.newest
-        undelivered = newest is not None and newest["run_id"] not in state.delivered
-        if undelivered and newest is not None and newest["kpi_versions"] == kpi_versions(context.lake) and not full:
-            context.result.warnings.append(f"export {newest['run_id']} has not been delivered yet")
-            log("an undelivered export holds all changes", run=newest["run_id"])
-            return
-        plan = ExportPlan(
-            run_id=context.run_id,
-            export_seq=state.next_seq(context.now),
-            full=full,
-            created_at=context.now,
-            complete_through=ledger.complete_through,
-            kpi_time_zone=context.settings.kpi_time_zone,
-            part_items=context.settings.export_part_items,
-        )
-        kpis = published if published and dates <= set(context.result.dirty_dates) else None
-        manifest = write_export(context.spark, context.lake, load_layout(), dates, plan, kpis)
-    context.result.export = {
-        "path": f"exports/{context.run_id}/{MANIFEST}",
-        "export_seq": manifest["export_seq"],
-        "dates": len(dates),
-        "items": sum(table["items"] for table in manifest["tables"]),
-    }
-
-
-def _delete_old_exports(context: Context) -> None:
-    state = read_export_state(context.lake)
-    newest = state.newest_delivered
-    if newest is None:
-        return
-    limit = context.now.timestamp() - context.settings.retention_days * 86400
-    storage = storage_for(context.lake.uri)
-    for stored in list(storage.list_files(context.lake.exports)):
-        run_id, _, name = stored.relative.rpartition("/")
-        manifest = next((m for m in state.manifests if m["run_id"] == run_id), None)
-        older = manifest is not None and manifest["export_seq"] < newest["export_seq"]
-        if name == MANIFEST and older and stored.modified_at.timestamp() < limit:
-            storage.delete_folder(join(context.lake.exports, run_id))
+        context.result.export = export_changes(context, ledger.complete_through, full=full, computed=published)
 
 
 def _sum_up(context: Context, listing: Listing, before: Counter[str]) -> None:

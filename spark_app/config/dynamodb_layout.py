@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kpi_common.conf_files import load_toml
 from kpi_common.layout import IndexLayout, KeyAttribute, TableLayout
@@ -15,6 +15,7 @@ from spark_app.errors import UsageError
 
 _FILE = "dynamodb/kpi_tables.toml"
 DATE_COLUMN = "listen_date"
+_ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 
 class _Strict(BaseModel):
@@ -47,10 +48,7 @@ class KpiTable(_Strict):
 
     @model_validator(mode="after")
     def _keys_are_attributes(self) -> KpiTable:
-        keys = {self.partition_key, self.sort_key}
-        for index in self.indexes:
-            keys |= {index.partition_key, index.sort_key}
-        for key in sorted(keys):
+        for key in sorted(self._keys):
             if key not in self.attributes:
                 raise ValueError(f"table {self.name}: key `{key}` is not among its attributes")
             if self.attributes[key].type == "L":
@@ -68,21 +66,35 @@ class KpiTable(_Strict):
         keys = (self._key(self.partition_key), self._key(self.sort_key))
         return TableLayout(self.name, *keys, tuple(indexes)).to_json()
 
-    def item(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a row as a DynamoDB JSON item; NULLs are left out."""
+    def item(self, row: Mapping[str, Any], max_text_bytes: int) -> dict[str, Any]:
+        """Return a row as a DynamoDB JSON item; NULLs are left out.
+
+        Args:
+            row: by column.
+            max_text_bytes: to which texts are cut, those in lists too; keys (of indexes too) never are.
+        """
         return {
-            name: _value(row[attribute.column], attribute.type)
+            name: _value(row[attribute.column], attribute.type, None if name in self._keys else max_text_bytes)
             for name, attribute in self.attributes.items()
             if row[attribute.column] is not None
         }
+
+    @property
+    def _keys(self) -> set[str]:
+        of_indexes = {key for index in self.indexes for key in (index.partition_key, index.sort_key)}
+        return {self.partition_key, self.sort_key} | of_indexes
 
     def _key(self, name: str) -> KeyAttribute:
         return KeyAttribute(name, self.attributes[name].type)
 
 
 class DynamoDbLayout(_Strict):
-    """All KPI tables, by the name of the view they are made from."""
+    """All KPI tables, by the name of the view they are made from.
 
+    `max_text_bytes` (UTF-8) is so small that no item comes near DynamoDB's 400 KB.
+    """
+
+    max_text_bytes: Annotated[int, Field(ge=16, le=16_384)]
     tables: Mapping[str, KpiTable]
 
 
@@ -101,10 +113,17 @@ def load_layout() -> DynamoDbLayout:
         raise UsageError(f"conf/{_FILE}: {details}") from error
 
 
-def _value(value: Any, kind: str) -> dict[str, Any]:
+def shorten(text: str, max_bytes: int | None) -> str:
+    """Cut a text to so many bytes of UTF-8, at the border of a character, the ellipsis that marks it included."""
+    if max_bytes is None or len(text.encode()) <= max_bytes:
+        return text
+    return text.encode()[: max_bytes - len(_ELLIPSIS.encode())].decode(errors="ignore") + _ELLIPSIS
+
+
+def _value(value: Any, kind: str, max_bytes: int | None) -> dict[str, Any]:
     if kind == "L":
-        return {"L": [{"S": str(element)} for element in value]}
-    return {kind: _text(value)}
+        return {"L": [{"S": shorten(str(element), max_bytes)} for element in value]}
+    return {kind: shorten(_text(value), max_bytes)}
 
 
 def _text(value: Any) -> str:

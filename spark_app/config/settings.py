@@ -42,7 +42,7 @@ class Settings(BaseModel):
     allow_name_reuse: bool
     max_files: Annotated[int, Field(ge=1)]
     max_bytes: Annotated[int, Field(ge=1)]
-    lock_lease_seconds: Annotated[float, Field(ge=1)]
+    lock_lease_seconds: Annotated[float, Field(ge=1, le=3600)]
     lock_wait_seconds: Annotated[float, Field(ge=0)]
     export_part_items: Annotated[int, Field(ge=1)]
     retention_days: Annotated[int, Field(ge=0)]

@@ -6,15 +6,18 @@ The log's JSON files are read as the Delta protocol describes them, without star
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import Any
 from urllib.parse import unquote
 
 from pyspark.sql import DataFrame, SparkSession
 
 from kpi_common.files import as_glob, join, storage_for
+from kpi_common.log import warn
 from spark_app.errors import StorageError, UsageError
 from spark_app.spark.local_frames import local_frame
 
@@ -59,7 +62,7 @@ class Commit:
 class Table:
     """One Delta table at a path. `before_commit` is called before each commit: it raises if the lock is lost."""
 
-    def __init__(self, uri: str, before_commit: Callable[[], None] | None = None) -> None:
+    def __init__(self, uri: str, before_commit: Callable[[], None] = lambda: None) -> None:
         self.uri = uri
         self._before_commit = before_commit
 
@@ -69,13 +72,13 @@ class Table:
         Raises:
             UsageError: the folder holds files but no Delta log.
         """
-        versions = [version for version, _ in self._log_files()]
-        if versions:
-            return max(versions)
+        newest = max(self._logged_versions(), default=-1)
+        if newest >= 0:
+            return newest
         storage = storage_for(self.uri)
         if next(storage.list_files(self.uri), None) is not None and storage.read(self._first_write) is None:
             raise UsageError(f"{self.uri}: this folder holds files, but is no Delta table (no {_LOG}/*.json)")
-        return -1
+        return newest
 
     def read(self, spark: SparkSession, version: int | None = None) -> DataFrame:
         """Read the table, pinned at a version if one is given."""
@@ -106,29 +109,41 @@ class Table:
     ) -> int:
         """Put a frame in the place of the rows for which `where` holds (None: of all), in one commit.
 
+        Each commit bears a mark of its own (`commit_id`): by it alone it is found in the log, as another run may have
+        committed since, and as its reply may have been lost although it was done.
+
         Returns:
-            The version of the commit.
+            The version of this commit.
         """
-        if self._before_commit is not None:
-            self._before_commit()
-        writer = frame.write.format("delta").mode("overwrite").option("userMetadata", json.dumps(metadata))
-        storage = storage_for(self.uri)
-        is_first = self.version() < 0
-        if is_first:
-            storage.write(self._first_write, json.dumps(metadata).encode())
-        elif where is not None:
-            writer = writer.option("replaceWhere", where)
+        self._before_commit()
+        before, commit_id = self.version(), uuid.uuid4().hex
+        user_metadata = json.dumps({**metadata, "commit_id": commit_id})
+        writer = frame.write.format("delta").option("userMetadata", user_metadata)
         if partition_by:
             writer = writer.partitionBy(*partition_by)
-        writer.save(self.uri)
-        if is_first and (marker := storage.read_tagged(self._first_write)) is not None:
-            storage.delete_if(self._first_write, marker[1])
-        return self.version()
+        if before < 0:  # to overwrite would take away what another run may have written by now
+            storage_for(self.uri).write(self._first_write, user_metadata.encode())
+            writer = writer.mode("error")
+        else:
+            writer = writer.mode("overwrite")
+            writer = writer if where is None else writer.option("replaceWhere", where)
+        lost_reply: Exception | None = None
+        try:
+            writer.save(self.uri)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the log says whether the commit was done)
+            lost_reply = error
+        version = self._version_of(commit_id, before)
+        if version is None:
+            raise lost_reply or StorageError(f"{self.uri}: the log doesn't hold the commit that was just made")
+        if lost_reply is not None:
+            warn("a commit was done although it reported failure", table=self.uri, version=version)
+        if before < 0 and (marker := storage_for(self.uri).read_tagged(self._first_write)) is not None:
+            storage_for(self.uri).delete_if(self._first_write, marker[1])
+        return version
 
     def restore(self, spark: SparkSession, version: int, metadata: dict[str, Any]) -> None:
         """Make the table what it was at a version; -1 empties it."""
-        if self._before_commit is not None:
-            self._before_commit()
+        self._before_commit()
         spark.conf.set(_USER_METADATA, json.dumps(metadata))
         try:
             if version < 0:
@@ -140,9 +155,9 @@ class Table:
 
     def compact(self, spark: SparkSession, retention_days: int) -> None:
         """Merge small files, then delete files that no version within the retention needs."""
-        if self._before_commit is not None:
-            self._before_commit()
+        self._before_commit()
         spark.sql(f"OPTIMIZE {self._sql_name}")
+        self._before_commit()
         spark.conf.set(_RETENTION_CHECK, "false")
         try:
             spark.sql(f"VACUUM {self._sql_name} RETAIN {retention_days * 24} HOURS")
@@ -168,45 +183,57 @@ class Table:
         return None if version < 0 else self.commit(version)
 
     def commit(self, version: int) -> Commit:
-        """Return one commit."""
-        return self._commit(version, join(self.uri, _LOG, f"{version:020}.json"))
+        """Return one commit.
+
+        Raises:
+            LogGoneError: the log doesn't hold it (any more).
+        """
+        commit = self._find_commit(version)
+        if commit is None:
+            raise LogGoneError(f"{self.uri}: the log holds no version {version}")
+        return commit
 
     def commits_back(self) -> list[Commit]:
         """Return all commits that the log still holds, oldest first."""
-        return [self._commit(number, uri) for number, uri in sorted(self._log_files())]
+        return [self.commit(version) for version in sorted(self._logged_versions())]
 
-    def commits_since(self, version: int) -> list[Commit]:
-        """Return all commits after a version, oldest first.
+    def commits_since(self, version: int, until: int | None = None) -> list[Commit]:
+        """Return all commits after a version up to another (None: the newest), oldest first.
 
         Raises:
             LogGoneError: the log was cleaned up to a later version than that.
         """
-        newest = self.version()
-        files = {number: uri for number, uri in self._log_files() if number > version}
-        if len(files) != newest - version:
-            raise LogGoneError(self.uri)
-        return [self._commit(number, files[number]) for number in sorted(files)]
+        newest = self.version() if until is None else until
+        if newest < version:
+            raise LogGoneError(f"{self.uri}: the newest version is {newest}, not {version} or later")
+        return [self.commit(number) for number in range(version + 1, newest + 1)]
 
-    def changed_dates(self, since: int, column: str = "listen_date") -> set[str]:
-        """Return the partitions whose data changed after a version.
+    def changed_dates(self, since: int, until: int | None = None) -> set[str]:
+        """Return the values of `listen_date` in whose partitions data changed after a version, up to another.
 
         Raises:
             LogGoneError: see `commits_since`.
         """
-        dates: set[str] = set()
-        for commit in self.commits_since(since):
-            dates |= commit.changed_partitions(column)
-        return dates
+        commits = self.commits_since(since, until)
+        return {date for commit in commits for date in commit.changed_partitions("listen_date")}
 
-    def _log_files(self) -> Iterator[tuple[int, str]]:
+    def _logged_versions(self) -> Iterator[int]:
         folder = join(self.uri, _LOG)
         for stored in storage_for(folder).list_files(folder):
             stem, _, suffix = stored.relative.partition(".")
             if suffix == "json" and stem.isdigit():
-                yield int(stem), stored.uri
+                yield int(stem)
 
-    def _commit(self, version: int, uri: str) -> Commit:
-        data = storage_for(uri).read(uri)
+    def _version_of(self, commit_id: str, before: int) -> int | None:
+        """Return the version after `before` whose commit bears this mark."""
+        for version in count(before + 1):
+            commit = self._find_commit(version)
+            if commit is None or commit.user_metadata.get("commit_id") == commit_id:
+                return None if commit is None else version
+        return None
+
+    def _find_commit(self, version: int) -> Commit | None:
+        data = storage_for(self.uri).read(join(self.uri, _LOG, f"{version:020}.json"))
         if data is None:
-            raise StorageError(f"{uri}: gone while it was read")
+            return None
         return Commit(version, tuple(json.loads(line) for line in data.splitlines() if line.strip()))

@@ -22,6 +22,7 @@ from kpi_common.log import log, warn
 from spark_app.errors import LakeLockedError, LockLostError, StorageError
 
 LOCK_FILE = "ops/lake.lock"
+LONGEST_LEASE_SECONDS = 3600  # as the setting's: a lock file that says more is not of a run
 
 
 class LakeLock:
@@ -39,25 +40,29 @@ class LakeLock:
     def acquire(self, wait_seconds: float) -> None:
         """Take the lease, waiting for its holder to finish or to be seen dead.
 
+        Only a sign of life ends the waiting without the lock: a holder that gives none is watched for as long as its
+        lease lasts, then it counts as dead.
+
+        Args:
+            wait_seconds: how long to wait for a holder that lives.
+
         Raises:
             LakeLockedError: another application held and renewed it all that time.
         """
         deadline = time.monotonic() + wait_seconds
         seen_tag, seen_since, told = None, 0.0, False
         while True:
-            there = self._storage.read_tagged(self._uri)
-            tag = None if there is None else there[1]
+            data, tag = self._storage.read_tagged(self._uri) or (None, None)
+            renewed = tag != seen_tag and seen_tag is not None
             if tag != seen_tag:
                 seen_tag, seen_since = tag, time.monotonic()
-            holder = {} if there is None else _parse(there[0])
-            silent = time.monotonic() - seen_since >= float(holder.get("lease_seconds", self._lease_seconds))
-            if there is None or silent or _is_dead(holder):
+            holder = _holder(data)
+            if holder is None or time.monotonic() - seen_since >= holder["lease_seconds"] or _is_dead(holder):
                 if self._take(tag):
-                    if there is not None:
-                        warn("took over the lake's lock from a dead run", run=holder.get("run_id"))
+                    self._report_takeover(data, holder)
                     break
                 continue
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline and (renewed or _lives_here(holder)):
                 raise LakeLockedError(
                     f"{self._uri}: the lake is in use by run {holder.get('run_id')} "
                     f"(process {holder.get('pid')} on {holder.get('host')}, renewed {holder.get('renewed_at')}); "
@@ -66,12 +71,18 @@ class LakeLock:
             if not told:
                 log("waiting for the lake's lock", held_by=holder.get("run_id"))
                 told = True
-            time.sleep(min(0.5, self._lease_seconds / 4))
+            time.sleep(min(0.5, self._lease_seconds / 4, holder["lease_seconds"] / 4))
         threading.Thread(target=self._renew_until_stopped, name="lake-lock", daemon=True).start()
+
+    def _report_takeover(self, data: bytes | None, holder: dict[str, Any] | None) -> None:
+        if holder is not None:
+            warn("took over the lake's lock from a dead run", run=holder.get("run_id"))
+        elif data is not None:
+            warn("the lake's lock file holds nothing that a run writes; taken for a dead run's", file=self._uri)
 
     def ensure_held(self) -> None:
         """Raise LockLostError if the lease was, or may have been, taken over."""
-        expired = time.monotonic() - self._renewed_at > self._lease_seconds
+        expired = _clock() - self._renewed_at > self._lease_seconds
         if self._lost or (expired and not self._renew()):
             raise LockLostError(f"{self._uri}: another run took over this lake's lock; nothing more is written")
 
@@ -90,7 +101,7 @@ class LakeLock:
         return json.dumps(fields).encode()
 
     def _take(self, tag: str | None) -> bool:
-        asked_at = time.monotonic()
+        asked_at = _clock()
         self._tag = self._write_if(tag)
         self._renewed_at = asked_at
         return self._tag is not None
@@ -99,7 +110,7 @@ class LakeLock:
         with self._mutex:
             if self._lost or self._tag is None:
                 return False
-            asked_at = time.monotonic()
+            asked_at = _clock()
             tag = self._write_if(self._tag)
             if tag is None:
                 self._lost = True
@@ -113,8 +124,8 @@ class LakeLock:
         if written is not None:
             return written
         # A reply may have been lost, and the request sent again: if what is there is ours, the write did happen.
-        there = self._storage.read_tagged(self._uri)
-        return there[1] if there is not None and _parse(there[0]).get("holder") == self._holder["holder"] else None
+        content, there = self._storage.read_tagged(self._uri) or (None, None)
+        return there if (_holder(content) or {}).get("holder") == self._holder["holder"] else None
 
     def _renew_until_stopped(self) -> None:
         while not self._stop.wait(self._lease_seconds / 3):
@@ -134,12 +145,20 @@ def lake_lock(lake: str, run_id: str, lease_seconds: float, wait_seconds: float)
         lock.release()
 
 
-def _parse(data: bytes) -> dict[str, Any]:
+def _clock() -> float:
+    """Seconds that go on while the machine is suspended, as other machines' leases do."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _holder(data: bytes | None) -> dict[str, Any] | None:
+    """Return what a holder wrote; None if there is no file, or content that no run writes."""
     try:
-        fields = json.loads(data)
-    except ValueError:
-        return {}
-    return fields if isinstance(fields, dict) else {}
+        fields = json.loads(data or b"")
+        lease = fields["lease_seconds"]
+        sane = isinstance(lease, int | float) and not isinstance(lease, bool) and 0 < lease <= LONGEST_LEASE_SECONDS
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return fields if sane else None
 
 
 def _this_process() -> dict[str, Any]:
@@ -152,6 +171,15 @@ def _is_dead(holder: dict[str, Any]) -> bool:
     if not isinstance(pid, int) or not holder.get("host") or holder.get("host") != _machine():
         return False
     return _process_start(pid) != holder.get("process_started")
+
+
+def _lives_here(holder: dict[str, Any]) -> bool:
+    """Tell whether the holder is a process of this very machine that renewed its lease in time."""
+    try:
+        age = datetime.now(UTC) - datetime.fromisoformat(holder["renewed_at"])
+        return bool(_machine()) and holder["host"] == _machine() and abs(age.total_seconds()) < holder["lease_seconds"]
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _machine() -> str:

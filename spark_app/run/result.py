@@ -10,6 +10,8 @@ from typing import Any
 
 from kpi_common.files import join, storage_for
 from spark_app import __version__
+from spark_app.errors import LockLostError
+from spark_app.lake.tables import Lake
 from spark_app.run.files import FileVersion, InputFile
 
 COUNTS = ("rows", "valid", "duplicates", "quarantined", "waiting", "unknown_users")
@@ -118,15 +120,16 @@ class RunResult:
         }
 
 
-def result_uri(lake: str, run_id: str) -> str:
-    """Where a run's result is."""
-    return join(lake, "runs", run_id, "result.json")
-
-
-def write_result(lake: str, content: dict[str, Any]) -> str:
-    """Write result.json and return its URI."""
-    uri = result_uri(lake, content["run_id"])
-    storage_for(uri).write(uri, json.dumps(content, indent=1, ensure_ascii=False, default=str).encode())
+def write_result(lake: Lake, content: dict[str, Any]) -> str:
+    """Write `runs/<run_id>/result.json` and return its URI; without the lock only if there is none of this run id."""
+    path = f"runs/{content['run_id']}/result.json"
+    data = json.dumps(content, indent=1, ensure_ascii=False, default=str).encode()
+    uri = join(lake.uri, path)
+    try:
+        lake.write(path, data)
+    except LockLostError:
+        if storage_for(uri).write_if(uri, data, None) is None:
+            raise
     return uri
 
 

@@ -69,6 +69,15 @@ class Process:
         """Wait until a point is reached."""
         self._wait_until(lambda: point in self.trace, point, timeout)
 
+    def wait_until_asleep(self, point: str, timeout: float = TIMEOUT_S) -> None:
+        """Wait until a point is reached at which the whole group is stopped."""
+
+        def stopped() -> bool:
+            state = Path(f"/proc/{self.popen.pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
+            return state == "T" and any(line.startswith(point) for line in self.trace)
+
+        self._wait_until(stopped, f"sleep at {point}", timeout)
+
     def wait_for_text(self, text: str, timeout: float = TIMEOUT_S) -> None:
         """Wait until a text is printed."""
         self._wait_until(lambda: text in self.text, text, timeout)

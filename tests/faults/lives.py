@@ -62,6 +62,6 @@ SECOND_DAY = [
     killed("export HourlyKPIs part-00000: after"),
     killed("export manifest: inside"),
     killed("export manifest: after"),
-    killed("give back the lake's lock: after"),
     killed("result.json: after"),
+    killed("give back the lake's lock: after"),
 ]

@@ -5,8 +5,8 @@ The plan is in the environment variable `FAULTS`, as JSON:
     {"trace": FILE, "point": "ops/progress progress: before", "nth": 1, "do": "kill"}
 
 In place of `point`, `total` counts all points; with `delay`, so many seconds pass before the kill. `do` is `kill` (the
-whole process group, at once), `lose` (only after a write: it is done, but an error is raised as if it was not) or
-`hold` (wait until the file `release` is there).
+whole process group, at once), `lose` (only after a write: it is done, but an error is raised as if it was not),
+`hold` (wait until the file `release` is there) or `stop` (the whole process group sleeps until somebody wakes it).
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class Points:
             os.fsync(self._trace)
             if planned and self.plan["do"] == "kill" and not self.plan.get("delay"):
                 _kill()
+            if planned and self.plan["do"] == "stop":
+                os.killpg(0, signal.SIGSTOP)
         if planned and self.plan["do"] == "kill":
             threading.Timer(self.plan["delay"], _kill).start()
         if planned and self.plan["do"] == "hold":

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -7,10 +8,12 @@ from typing import Any
 import pytest
 
 from kpi_common.conf_files import CONF_DIR_VARIABLE
-from spark_app.config.dynamodb_layout import KpiTable, load_layout
+from spark_app.config.dynamodb_layout import KpiTable, load_layout, shorten
 from spark_app.errors import UsageError
 
 OTHER_LAYOUT = """
+max_text_bytes = 20
+
 [tables.daily_genre]
 name = "Genres"
 partition_key = "date"
@@ -65,7 +68,7 @@ def test_another_layout_needs_no_code(use_layout: UseLayout) -> None:
         "top_3_song_names": ["A, B", "C"],
         "listen_count": 3,
     }
-    assert table.item(row) == {
+    assert table.item(row, 100) == {
         "date": {"S": "2024-06-25"},
         "track_genre": {"S": "pop"},
         "avg_listening_time": {"N": "0.500"},
@@ -91,6 +94,12 @@ def test_another_layout_needs_no_code(use_layout: UseLayout) -> None:
         ),
         ('type = "N"', 'type = "B"', r"tables\.daily_genre\.attributes\.avg_listening_time\.type: Input should be"),
         ('sort_key = "track_genre"', "", r"tables\.daily_genre\.sort_key: Field required"),
+        (
+            "max_text_bytes = 20",
+            "max_text_bytes = 400000",
+            "max_text_bytes: Input should be less than or equal",
+        ),
+        ("max_text_bytes = 20", "", "max_text_bytes: Field required"),
         ('name = "Genres"', 'name = "Genres"\ncolour = "red"', "colour: Extra inputs are not permitted"),
     ],
 )
@@ -126,10 +135,49 @@ def table_with(kind: str) -> KpiTable:
     ],
 )
 def test_a_value_is_written_in_the_form_of_its_type(kind: str, value: Any, expected: dict[str, Any]) -> None:
-    item = table_with(kind).item({"listen_date": date(2024, 6, 25), "key": "k", "value": value})
+    item = table_with(kind).item({"listen_date": date(2024, 6, 25), "key": "k", "value": value}, 100)
     assert item["value"] == expected
 
 
 def test_an_attribute_without_value_is_left_out() -> None:
-    item = table_with("S").item({"listen_date": date(2024, 6, 25), "key": "k", "value": None})
+    item = table_with("S").item({"listen_date": date(2024, 6, 25), "key": "k", "value": None}, 100)
     assert item == {"listen_date": {"S": "2024-06-25"}, "key": {"S": "k"}}
+
+
+def test_texts_are_cut_but_never_keys() -> None:
+    """As it was, a title of 400 KB made the whole item one that DynamoDB does not take."""
+    layout = load_layout()
+    long = "x" * 400_000
+    row = {attribute.column: long for attribute in layout.tables["daily_genre"].attributes.values()}
+    row |= {"top_3_song_names": [long] * 3, "top_3_track_ids": [long] * 3, "listen_date": "2024-06-25"}
+    item = layout.tables["daily_genre"].item(row, layout.max_text_bytes)
+    assert item["genre"] == {"S": long}  # of the table and its index: DynamoDB refuses it, and the delivery reports it
+    assert item["most_popular_track"] == {"S": "x" * 1021 + "…"}
+    assert item["top_3_song_names"] == {"L": [{"S": "x" * 1021 + "…"}] * 3}
+    assert len(json.dumps({**item, "genre": None}).encode()) < 20_000
+
+
+@pytest.mark.parametrize("name", ["daily_genre", "top_songs", "hourly"])
+def test_the_longest_texts_that_may_be_set_fit_into_an_item(name: str) -> None:
+    table = load_layout().tables[name]
+    row = {a.column: ["ü" * 400_000] * 5 if a.type == "L" else "ü" * 400_000 for a in table.attributes.values()}
+    item = table.item(row, 16_384)
+    keys = {table.partition_key, table.sort_key}
+    assert sum(len(str(value).encode()) for key, value in item.items() if key not in keys) < 400_000
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a" * 16, "a" * 16),
+        ("a" * 17, "a" * 13 + "…"),
+        ("ü" * 8, "ü" * 8),
+        ("ü" * 9, "ü" * 6 + "…"),
+        ("😀" * 5, "😀" * 3 + "…"),
+        ("aa" + "😀" * 4, "aa" + "😀" * 2 + "…"),
+    ],
+)
+def test_a_text_is_cut_at_the_border_of_a_character(text: str, expected: str) -> None:
+    assert shorten(text, 16) == expected
+    assert len(expected.encode()) <= 16
+    assert shorten(text, None) == text

@@ -5,6 +5,7 @@ import pytest
 from kpi_common.conf_files import CONF_DIR_VARIABLE
 from spark_app.config.settings import Settings, load_settings
 from spark_app.errors import UsageError
+from spark_app.lake.lock import LONGEST_LEASE_SECONDS
 
 
 def test_the_files_of_each_environment_are_complete() -> None:
@@ -117,3 +118,9 @@ def test_a_setting_that_no_file_has_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv(CONF_DIR_VARIABLE, str(tmp_path))
     with pytest.raises(UsageError, match="setting `source_time_zone` is in no file of conf/settings"):
         load_settings("own", environ={})
+
+
+def test_a_lease_that_other_runs_would_not_believe_is_refused() -> None:
+    assert load_settings("local", [f"lock_lease_seconds={LONGEST_LEASE_SECONDS}"], {})
+    with pytest.raises(UsageError, match=r"`lock_lease_seconds` \(from --set\) is '3601'; allowed is: .* 3600"):
+        load_settings("local", [f"lock_lease_seconds={LONGEST_LEASE_SECONDS + 1}"], {})

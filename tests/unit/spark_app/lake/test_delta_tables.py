@@ -1,11 +1,13 @@
 """One real Delta table each: what is replaced, and what the log says of it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from chispa import assert_df_equality
 from py4j.protocol import Py4JJavaError
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 
 from spark_app.errors import UsageError
 from spark_app.lake.delta_tables import LogGoneError, Table
@@ -36,7 +38,8 @@ def test_a_files_rows_are_replaced_in_one_commit_and_others_stay(spark: SparkSes
     assert_df_equality(table.read(spark, 0), first, ignore_row_order=True, ignore_nullable=True)
     assert table.changed_dates(0) == {"2024-06-01", "2024-06-02", "2024-06-03"}
     assert table.changed_dates(1) == set()
-    assert [commit.user_metadata for commit in table.commits_back()] == [{"run_id": "one"}, {"run_id": "two"}]
+    assert [commit.user_metadata["run_id"] for commit in table.commits_back()] == ["one", "two"]
+    assert table.changed_dates(-1, until=0) == {"2024-06-01", "2024-06-02", "2024-06-04"}
 
     # An empty frame takes the file's rows away.
     replace(table, rows(spark).where("false"), "file_id IN (2)")
@@ -66,6 +69,78 @@ def test_a_lost_lock_stops_the_commit(spark: SparkSession, tmp_path: Path) -> No
     with pytest.raises(UsageError, match="the lock is lost"):
         table.replace(rows(spark, (1, "2024-06-01", 1)), None, {})
     assert table.version() == -1
+
+
+def saving(monkeypatch: pytest.MonkeyPatch, save: Callable[[Callable[[], None]], None]) -> None:
+    """Have this function called in the place of the next save; it is given the real one."""
+    real = DataFrameWriter.save
+
+    def wrapped(writer: DataFrameWriter, path: str) -> None:
+        monkeypatch.setattr(DataFrameWriter, "save", real)
+        save(lambda: real(writer, path))
+
+    monkeypatch.setattr(DataFrameWriter, "save", wrapped)
+
+
+def test_a_commit_is_found_though_others_were_made_after_it(
+    spark: SparkSession, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it was, the version of the other run was returned, and its rows were counted back."""
+    replace(table, rows(spark, (1, "2024-06-01", 1)), None)
+
+    def then_another(save: Callable[[], None]) -> None:
+        save()
+        replace(Table(table.uri), rows(spark, (3, "2024-06-03", 3)), "file_id IN (3)")
+
+    saving(monkeypatch, then_another)
+    assert replace(table, rows(spark, (2, "2024-06-02", 2)), "file_id IN (2)") == 1
+    assert table.version() == 2
+
+
+@pytest.mark.parametrize("earlier", [0, 1])
+def test_a_commit_whose_reply_was_lost_counts_as_done(
+    spark: SparkSession, table: Table, monkeypatch: pytest.MonkeyPatch, earlier: int
+) -> None:
+    for number in range(earlier):
+        replace(table, rows(spark, (number, "2024-06-01", 1)), None)
+
+    def and_lose_the_reply(save: Callable[[], None]) -> None:
+        save()
+        raise OSError("connection reset")
+
+    saving(monkeypatch, and_lose_the_reply)
+    assert replace(table, rows(spark, (7, "2024-06-02", 2)), "file_id IN (7)") == earlier
+    assert table.read(spark).count() == earlier + 1
+
+
+def test_a_commit_that_failed_is_not_taken_for_that_of_another(
+    spark: SparkSession, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace(table, rows(spark, (1, "2024-06-01", 1)), None)
+
+    def fail(_save: Callable[[], None]) -> None:
+        replace(Table(table.uri), rows(spark, (3, "2024-06-03", 3)), "file_id IN (3)")
+        raise OSError("disk full")
+
+    saving(monkeypatch, fail)
+    with pytest.raises(OSError, match="disk full"):
+        replace(table, rows(spark, (2, "2024-06-02", 2)), "file_id IN (2)")
+
+
+def test_a_first_write_does_not_replace_what_another_run_has_written_meanwhile(
+    spark: SparkSession, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it was, a run that slept there emptied the table of all that its successor had staged."""
+    theirs = rows(spark, (1, "2024-06-01", 1))
+
+    def after_another(save: Callable[[], None]) -> None:
+        replace(Table(table.uri), theirs, None)
+        save()
+
+    saving(monkeypatch, after_another)
+    with pytest.raises(AnalysisException, match="DELTA_PATH_EXISTS"):
+        replace(table, rows(spark, (2, "2024-06-02", 2)), "file_id IN (2)")
+    assert_df_equality(table.read(spark), theirs, ignore_nullable=True)
 
 
 def test_what_a_broken_off_first_write_left_is_written_over(spark: SparkSession, table: Table) -> None:

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -6,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from kpi_common.files import LocalStorage, join
 from spark_app.errors import LakeLockedError, LockLostError, StorageError
+from spark_app.lake import lock as lock_module
 from spark_app.lake.lock import LOCK_FILE, LakeLock, lake_lock
 
 HOLDER = """
@@ -123,23 +126,78 @@ def test_a_process_number_that_was_given_anew_is_not_the_holder(tmp_path: Path) 
         pass
 
 
-def test_a_silent_lease_is_taken_over_after_its_own_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wait_seconds", [0, 10])
+def test_a_holder_without_a_sign_of_life_is_replaced_after_its_own_lease(tmp_path: Path, wait_seconds: float) -> None:
+    """After a power cut, or in a new container. As it was, a shorter wait ended each start with an error."""
     a_lease(tmp_path, lease_seconds=0.4)
-    with pytest.raises(LakeLockedError, match="in use by run silent"), lake_lock(str(tmp_path), "mine", 60, 0):
-        pass
     started = time.monotonic()
-    with lake_lock(str(tmp_path), "mine", 1, 10):
+    with lake_lock(str(tmp_path), "mine", 60, wait_seconds):
         assert time.monotonic() - started >= 0.4
         assert content(tmp_path)["run_id"] == "mine"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
-def test_a_lock_file_that_says_nothing_is_waited_for_as_long_as_our_own_lease(tmp_path: Path, text: str) -> None:
+def test_a_living_holder_elsewhere_is_seen_by_its_renewals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for as long as the setting says, or until it gives its next sign of life."""
+    machine = {threading.main_thread(): "here"}
+    monkeypatch.setattr(lock_module, "_machine", lambda: machine.get(threading.current_thread(), "there"))
+    done = threading.Event()
+
+    def hold() -> None:
+        with lake_lock(str(tmp_path), "theirs", 1, 0):
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    while not (tmp_path / LOCK_FILE).exists():
+        time.sleep(0.01)
+    started = time.monotonic()
+    for wait_seconds in (0, 1.2):
+        with pytest.raises(LakeLockedError, match="in use by run theirs"):
+            LakeLock(LocalStorage(), join(str(tmp_path), LOCK_FILE), "mine", 60).acquire(wait_seconds)
+    assert 1.2 <= time.monotonic() - started < 5
+    done.set()
+    thread.join()
+
+
+def test_a_process_that_is_stopped_for_longer_than_its_lease_is_not_waited_for_for_ever(
+    tmp_path: Path, other_process: subprocess.Popen[str]
+) -> None:
+    other_process.send_signal(signal.SIGSTOP)
+    long_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    (tmp_path / LOCK_FILE).write_text(json.dumps({**content(tmp_path), "lease_seconds": 0.5, "renewed_at": long_ago}))
+    with lake_lock(str(tmp_path), "mine", 60, 0):
+        assert content(tmp_path)["run_id"] == "mine"
+
+
+ODD_LEASES = ['"abc"', "null", "1e12", "-1", "0", "[]", "[60]", "{}", "true", "NaN", "Infinity", "1" * 400, '"60"']
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "7", '"x"', "\xff\xfe", "[" * 100_000, "{}"]
+    + [f'{{"holder": "h", "run_id": "odd", "lease_seconds": {lease}}}' for lease in ODD_LEASES],
+)
+def test_a_lock_file_with_odd_content_is_a_dead_holders(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    """As it was, some of these were a stack trace, and some were waited for for ever."""
     a_lease(tmp_path)
-    (tmp_path / LOCK_FILE).write_text(text)
-    with pytest.raises(LakeLockedError), lake_lock(str(tmp_path), "mine", 0.3, 0):
-        pass
-    with lake_lock(str(tmp_path), "mine", 0.3, 10):
+    (tmp_path / LOCK_FILE).write_bytes(text.encode("latin-1"))
+    logging.getLogger("spark_app").propagate = True
+    with lake_lock(str(tmp_path), "mine", 60, 0):
+        assert content(tmp_path)["run_id"] == "mine"
+    assert "lock file holds nothing that a run writes" in caplog.text
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("field", ["host", "pid", "process_started", "renewed_at", "run_id", "holder"])
+@pytest.mark.parametrize("value", [None, -1, 10**400, "x", [], {}, True])
+def test_other_fields_may_hold_anything(tmp_path: Path, field: str, value: object) -> None:
+    with lake_lock(str(tmp_path), "mine", 60, 0):
+        mine = content(tmp_path)
+    a_lease(tmp_path, **{**mine, "lease_seconds": 0.01, field: value})
+    with lake_lock(str(tmp_path), "mine", 60, 5):
         assert content(tmp_path)["run_id"] == "mine"
 
 
