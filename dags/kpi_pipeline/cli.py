@@ -71,9 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "--lease-seconds", type=float, metavar="N", help="a writer silent for this long counts as dead"
     )
     writing.add_argument("--wait-seconds", type=float, metavar="N", help="how long to wait for another writer")
-    writing.add_argument(
-        "--reset-sequence", action="store_true", help="deliver although a higher export_seq has begun (a rebuilt lake)"
-    )
+    writing.add_argument("--adopt-lake", action="store_true", help="take tables over that another lake has written to")
     writing.set_defaults(command=_deliver)
 
     reading = commands.add_parser("read", parents=[common], help="print a day's items")
@@ -125,7 +123,7 @@ def _deliver(options: argparse.Namespace) -> None:
         wait_seconds=options.wait_seconds,
     )
     lake = open_lake(options.lake)
-    outcome = deliver(lake, options.run_id, settings, options.endpoint_url, reset_sequence=options.reset_sequence)
+    outcome = deliver(lake, options.run_id, settings, options.endpoint_url, adopt_lake=options.adopt_lake)
     undeliverable = len(outcome.receipt.get("undeliverable", []))
     if undeliverable:
         warn(f"items that could not be delivered: {undeliverable}; the receipt lists them", run_id=outcome.run_id)

@@ -40,7 +40,7 @@ class LeaseError(PipelineError):
 
 
 class OtherLakeError(PipelineError):
-    """The tables were written from another lake with the same numbers."""
+    """The tables were written from another lake."""
 
 
 class VerificationError(PipelineError):
@@ -55,7 +55,7 @@ class SupersededError(PipelineError):
     def __init__(self, export_seq: int, newer_seq: int, newer_run_id: str) -> None:
         super().__init__(
             f"export {export_seq} is superseded: export {newer_seq} (run {newer_run_id}) has begun and contains it. "
-            "If the lake was rebuilt and counts anew, use --reset-sequence."
+            "If the lake was put back to an earlier state, use --adopt-lake."
         )
         self.newer_seq = newer_seq
         self.newer_run_id = newer_run_id

@@ -69,7 +69,7 @@ class PipelineSettings(BaseModel):
     # DynamoDB.
     table_prefix: str = Field("", pattern=NAME_PATTERN, description="put before the name of every table")
     max_write_rate: float = Field(0, ge=0, description="write units a second; 0 = conf/dynamodb/operations.toml's")
-    reset_sequence: bool = Field(False, description="deliver although a higher export_seq has begun (a rebuilt lake)")
+    adopt_lake: bool = Field(False, description="take tables over that another lake has written to")
 
     # Alerts.
     alert_emails: tuple[str, ...] = Field((), description="recipients, separated by commas")

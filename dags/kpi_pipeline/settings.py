@@ -66,6 +66,7 @@ class ControlAttributes(_Section):
     """Names of the attributes of the control item."""
 
     export_seq: str = "export_seq"
+    lake_id: str = "lake_id"
     run_id: str = "run_id"
     holder: str = "holder"
     lease_until: str = "lease_until"

@@ -114,7 +114,7 @@ def prepare_delivery(run: Run) -> list[dict[str, Any]]:
         log("nothing to deliver: the newest export is delivered, or there is none")
         return []
     try:
-        _delivery(settings, run, export).prepare(reset_sequence=settings.reset_sequence)
+        _delivery(settings, run, export).prepare(adopt_lake=settings.adopt_lake)
     except SupersededError as error:
         warn(str(error))
         return []
@@ -325,4 +325,4 @@ def _delivery(settings: PipelineSettings, run: Run, export: Export) -> Delivery:
 
 def _take_lease(delivery: Delivery, settings: PipelineSettings) -> None:
     with plain_aws_errors("DynamoDB"):
-        delivery.lease.acquire(reset_sequence=settings.reset_sequence)
+        delivery.lease.acquire(adopt_lake=settings.adopt_lake)

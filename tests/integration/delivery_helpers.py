@@ -53,9 +53,9 @@ def run_delivery(
     lake: Path, prefix: str, run_id: str = "latest", endpoint_url: str | None = None, **settings: Any
 ) -> Outcome:
     """Deliver in this process."""
-    reset_sequence = settings.pop("reset_sequence", False)
+    adopt_lake = settings.pop("adopt_lake", False)
     loaded = load_settings(prefix=prefix, **{**QUICK, **settings})
-    return deliver(open_lake(str(lake)), run_id, loaded, endpoint_url, reset_sequence=reset_sequence)
+    return deliver(open_lake(str(lake)), run_id, loaded, endpoint_url, adopt_lake=adopt_lake)
 
 
 def start_command(*arguments: str, **environment: str) -> subprocess.Popen[str]:

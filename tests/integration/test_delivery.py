@@ -139,11 +139,53 @@ def test_rebuilt_lake_is_not_taken_for_an_old_export(
         run_delivery(tmp_path / "new", table_prefix)
     write_export(tmp_path / "new", 1, days(2, plays=4), run_id="first-again")
     assert run_delivery(tmp_path / "new", table_prefix, "first-again").outcome == "superseded"
-    outcome = run_delivery(tmp_path / "new", table_prefix, "first-again", reset_sequence=True)
+    outcome = run_delivery(tmp_path / "new", table_prefix, "first-again", adopt_lake=True)
     assert outcome.outcome == "delivered"
     assert kpis(dynamodb, table_prefix) == expected(days(2, plays=4))
     write_export(tmp_path / "new", 2, days(1, plays=5))
     assert run_delivery(tmp_path / "new", table_prefix, "run-2").outcome == "delivered"
+
+
+def test_another_lake_is_refused_until_it_is_told_to_take_the_tables_over(
+    dynamodb: DynamoDBClient, table_prefix: str, tmp_path: Path
+) -> None:
+    """Whatever its numbers are. As it was, a higher one overwrote without a word, and a lower one was a success."""
+    for lake in ("old", "new"):
+        (tmp_path / lake).mkdir()
+    write_export(tmp_path / "old", 5, days(2), lake_id="old")
+    run_delivery(tmp_path / "old", table_prefix)
+    before = kpis(dynamodb, table_prefix)
+    for export_seq in (1, 5, 9):
+        write_export(tmp_path / "new", export_seq, days(2, plays=export_seq), lake_id="new")
+        with pytest.raises(OtherLakeError, match=r"from another lake \(old; this is new\).* or --adopt-lake"):
+            run_delivery(tmp_path / "new", table_prefix, f"run-{export_seq}")
+    assert kpis(dynamodb, table_prefix) == before
+    assert run_delivery(tmp_path / "new", table_prefix, "run-1", adopt_lake=True).outcome == "delivered"
+    assert kpis(dynamodb, table_prefix) == expected(days(2, plays=1))
+    write_export(tmp_path / "new", 2, days(1, plays=5), lake_id="new")
+    assert run_delivery(tmp_path / "new", table_prefix, "run-2").outcome == "delivered"
+    assert run_delivery(tmp_path / "new", table_prefix, "run-1").outcome == "superseded"
+    with pytest.raises(OtherLakeError, match="new; this is old"):
+        run_delivery(tmp_path / "old", table_prefix, "run-5")
+
+
+def test_a_lake_of_the_release_before_goes_on_with_its_id_and_a_rebuilt_one_is_refused(
+    dynamodb: DynamoDBClient, table_prefix: str, tmp_path: Path
+) -> None:
+    """As it was, one that was rebuilt after a clock that had been ahead delivered nothing, and that as a success."""
+    for lake in ("lake", "rebuilt"):
+        (tmp_path / lake).mkdir()
+    write_export(tmp_path / "lake", 1_900_000_000_000, days(2))
+    run_delivery(tmp_path / "lake", table_prefix)
+    write_export(tmp_path / "rebuilt", 1, days(2, plays=3), lake_id="rebuilt")
+    with pytest.raises(OtherLakeError, match=r"another lake \(without an id; this is rebuilt\)"):
+        run_delivery(tmp_path / "rebuilt", table_prefix)
+    write_export(tmp_path / "lake", 1_900_000_000_001, days(1, plays=4), lake_id="lake")
+    assert run_delivery(tmp_path / "lake", table_prefix).outcome == "delivered"
+    with pytest.raises(OtherLakeError, match="lake; this is rebuilt"):
+        run_delivery(tmp_path / "rebuilt", table_prefix)
+    assert run_delivery(tmp_path / "rebuilt", table_prefix, adopt_lake=True).outcome == "delivered"
+    assert kpis(dynamodb, table_prefix) == expected(days(2, plays=3))
 
 
 def test_undeliverable_items_are_listed_and_the_rest_goes_on(

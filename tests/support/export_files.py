@@ -58,6 +58,7 @@ def write_export(
     days_a_part: int = 2,
     tables: Mapping[str, Mapping[str, Any]] = TABLES,
     finished: bool = True,
+    lake_id: str | None = None,
 ) -> str:
     """Write an export and return its run id.
 
@@ -69,6 +70,7 @@ def write_export(
         days_a_part: how many dates a part holds.
         tables: by name, the layout.
         finished: whether the manifest is written.
+        lake_id: of the lake; None as in releases before lakes had one.
     """
     run_id = run_id or f"run-{export_seq}"
     folder = lake / "exports" / run_id
@@ -98,6 +100,8 @@ def write_export(
         "tables": [{"name": name, **layout, "items": counts[name]} for name, layout in tables.items()],
         "parts": parts,
     }
+    if lake_id is not None:
+        manifest["lake_id"] = lake_id
     if finished:
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
     return run_id

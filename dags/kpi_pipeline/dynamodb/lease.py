@@ -1,7 +1,7 @@
 """Deliveries never go back in time: the control item with the highest export_seq begun, and a lease on writing.
 
 - A newer export takes over from an older one, even while that is being written, because it contains it. An older one
-  never takes over: it is superseded.
+  never takes over: it is superseded. Both only within one lake; another lake is refused.
 - Of two writers of the same export one writes and the other waits, until the lease is given back or runs out.
 - A writer looks at the item before each batch (at most every `CHECK_SECONDS`), so after a takeover only batches under
   way can still land. The newer writer lets `GRACE_SECONDS` pass before it reads what is there, and verifies at the end.
@@ -73,27 +73,27 @@ class Lease:
         self._lock = threading.Lock()
         self._checked_at = float("-inf")
 
-    def acquire(self, *, reset_sequence: bool = False) -> None:
+    def acquire(self, *, adopt_lake: bool = False) -> None:
         """Take the lease, waiting for another writer of the same export.
 
         Args:
-            reset_sequence: also take it when a higher export_seq has begun (the lake was rebuilt and counts anew).
+            adopt_lake: also take it when another lake has written to these tables, or a higher export_seq has begun.
 
         Raises:
             SupersededError: a newer export has begun.
-            OtherLakeError: another run has used this export_seq.
+            OtherLakeError: the tables were written from another lake.
             LeaseError: another writer of this export was at work for longer than the settings allow to wait.
         """
         deadline = time.monotonic() + self._wait_seconds
         told = False
         while True:
-            taken, item = self._try_to_acquire(reset_sequence=reset_sequence)
+            taken, item = self._try_to_acquire(adopt_lake=adopt_lake)
             if taken:
                 if self._is_live(item) and self._text(item, "holder") != self.holder:
                     log("took over from the writer of an older export", run_id=self._text(item, "run_id"))
                     time.sleep(GRACE_SECONDS)
                 return
-            self._raise_if_not_ours(item, reset_sequence=reset_sequence)
+            self._raise_if_not_ours(item, adopt_lake=adopt_lake)
             holder = self._text(item, "holder")
             if time.monotonic() >= deadline:
                 raise LeaseError(
@@ -157,7 +157,7 @@ class Lease:
                 self._raise_lost(self._read())
             raise
 
-    def _try_to_acquire(self, *, reset_sequence: bool) -> tuple[bool, dict[str, Any]]:
+    def _try_to_acquire(self, *, adopt_lake: bool) -> tuple[bool, dict[str, Any]]:
         """Return whether the lease was taken, and the item as it was before."""
         values = {
             ":seq": {"N": str(self._export.export_seq)},
@@ -167,12 +167,20 @@ class Lease:
             ":at": {"S": utc_now()},
             ":now": {"N": f"{time.time():.3f}"},
         }
+        lake_id = self._export.lake_id
+        same_lake = "attribute_not_exists(#lake_id)"
+        update = "SET #export_seq = :seq, #run_id = :run, #holder = :holder, #lease_until = :until, #updated_at = :at"
+        if lake_id is None:
+            update += " REMOVE #lake_id"
+        else:
+            values[":lake"] = {"S": lake_id}
+            update += ", #lake_id = :lake"
+            same_lake = f"({same_lake} OR #lake_id = :lake)"
         free = "(attribute_not_exists(#holder) OR #holder = :holder OR #lease_until < :now)"
         same = f"(#export_seq = :seq AND #run_id = :run AND {free})"
-        condition = f"attribute_not_exists(#export_seq) OR #export_seq < :seq OR {same}"
-        if reset_sequence:
+        condition = f"attribute_not_exists(#export_seq) OR ({same_lake} AND (#export_seq < :seq OR {same}))"
+        if adopt_lake:
             condition = f"attribute_not_exists(#export_seq) OR {free}"
-        update = "SET #export_seq = :seq, #run_id = :run, #holder = :holder, #lease_until = :until, #updated_at = :at"
         try:
             return True, self._update(update, condition, values, return_values="ALL_OLD")
         except ClientError as error:
@@ -215,20 +223,27 @@ class Lease:
     def _is_live(self, item: dict[str, Any]) -> bool:
         return bool(self._text(item, "holder")) and float(self._text(item, "lease_until") or 0) >= time.time()
 
-    def _raise_if_not_ours(self, item: dict[str, Any], *, reset_sequence: bool) -> None:
-        begun = int(self._text(item, "export_seq") or 0)
-        if reset_sequence:
+    def _raise_if_not_ours(self, item: dict[str, Any], *, adopt_lake: bool) -> None:
+        if adopt_lake:
             return
-        if begun > self._export.export_seq:
-            raise SupersededError(self._export.export_seq, begun, self._text(item, "run_id"))
-        if begun == self._export.export_seq and self._text(item, "run_id") != self._export.run_id:
+        ours, lake_id = self._export, self._text(item, "lake_id")
+        begun, run_id = int(self._text(item, "export_seq") or 0), self._text(item, "run_id")
+        same_export = (begun, run_id) == (ours.export_seq, ours.run_id)
+        # Without an id, of the release before: a lake's numbers go on rising, so one above ours is not our lake's.
+        other_lake = ours.lake_id is not None and begun > ours.export_seq
+        if lake_id:
+            other_lake = lake_id != ours.lake_id
+        if other_lake or (begun == ours.export_seq and not same_export):
             raise OtherLakeError(
-                f"export_seq {begun} was already used by run {self._text(item, 'run_id')}: these tables were written "
-                "from another lake. Use another --table-prefix, or --reset-sequence if this lake takes its place."
+                f"export_seq {begun} was already used by run {run_id}: these tables were written from another lake "
+                f"({lake_id or 'without an id'}; this is {ours.lake_id or 'one without an id'}). "
+                "Use another --table-prefix, or --adopt-lake if this lake takes its place."
             )
+        if begun > ours.export_seq:
+            raise SupersededError(ours.export_seq, begun, run_id)
 
     def _raise_lost(self, item: dict[str, Any]) -> None:
-        self._raise_if_not_ours(item, reset_sequence=False)
+        self._raise_if_not_ours(item, adopt_lake=False)
         raise LeaseError(
             f"export {self._export.export_seq}: another writer ({self._text(item, 'holder') or 'finished by now'}) "
             "took over, because this one was silent for too long"

@@ -100,7 +100,7 @@ class Delivery:
         self._status = StatusTable(self._client, settings, export, self.lease)
         self.has_written = False  # in this process
 
-    def prepare(self, *, reset_sequence: bool = False) -> None:
+    def prepare(self, *, adopt_lake: bool = False) -> None:
         """Check the whole export, make or check the tables, and take the lease.
 
         Raises:
@@ -114,7 +114,7 @@ class Delivery:
             self._probe()
             for layout in (status_layout(self._settings), *export.tables):
                 ensure_table(self._client, layout, self._settings.tables)
-            self.lease.acquire(reset_sequence=reset_sequence)
+            self.lease.acquire(adopt_lake=adopt_lake)
 
     def write_part(self, number: int) -> PartReport:
         """Make DynamoDB's items of a part's dates equal to the export's: put what differs, delete what is gone."""
@@ -262,7 +262,7 @@ def deliver(
     settings: DeliverySettings,
     endpoint_url: str | None = None,
     *,
-    reset_sequence: bool = False,
+    adopt_lake: bool = False,
 ) -> Outcome:
     """Deliver the export of a run, or the latest undelivered one, completely.
 
@@ -271,7 +271,7 @@ def deliver(
         run_id: the run, or `latest`.
         settings: from `load_settings`.
         endpoint_url: of DynamoDB, when it isn't the one of the environment.
-        reset_sequence: also deliver when a higher export_seq has begun (the lake was rebuilt and counts anew).
+        adopt_lake: also deliver when another lake has written to these tables, or a higher export_seq has begun.
 
     Raises:
         PipelineError: one of the package's errors; run it again when its cause is mended.
@@ -282,7 +282,7 @@ def deliver(
     set_log_context(run_id=export.run_id)
     delivery = Delivery(lake, export, settings, endpoint_url)
     try:
-        receipt = _all_steps(delivery, export, settings, reset_sequence=reset_sequence)
+        receipt = _all_steps(delivery, export, settings, adopt_lake=adopt_lake)
     except SupersededError as error:
         if delivery.has_written:
             mend_newer(lake, error, settings, endpoint_url)
@@ -314,10 +314,10 @@ def mend_newer(
 
 
 def _all_steps(
-    delivery: Delivery, export: Export, settings: DeliverySettings, *, reset_sequence: bool = False
+    delivery: Delivery, export: Export, settings: DeliverySettings, *, adopt_lake: bool = False
 ) -> dict[str, Any]:
     started = time.monotonic()
-    delivery.prepare(reset_sequence=reset_sequence)
+    delivery.prepare(adopt_lake=adopt_lake)
     try:
         reports = [delivery.write_part(part.number) for part in export.parts]
         reports = verify_and_mend(delivery, reports, settings.writer.verify_rounds)

@@ -59,6 +59,7 @@ class ExportedItem:
 class Export:
     """A complete export."""
 
+    lake_id: str | None  # None: of a release before lakes had one
     run_id: str
     export_seq: int
     complete_through: str | None
@@ -207,6 +208,7 @@ def _parse(manifest: dict[str, Any]) -> Export:
         for part in manifest["parts"]
     )
     return Export(
+        lake_id=manifest.get("lake_id"),
         run_id=manifest["run_id"],
         export_seq=manifest["export_seq"],
         complete_through=manifest["complete_through"],
