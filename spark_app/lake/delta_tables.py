@@ -134,6 +134,7 @@ class Table:
             lost_reply = error
         version = self._version_of(commit_id, before)
         if version is None:
+            self._before_commit()  # if the lake is another run's by now, that is the cause
             raise lost_reply or StorageError(f"{self.uri}: the log doesn't hold the commit that was just made")
         if lost_reply is not None:
             warn("a commit was done although it reported failure", table=self.uri, version=version)

@@ -202,9 +202,7 @@ def test_sleeper_mends_the_newest_of_several(
     if by == "the command":
         assert run_delivery(tmp_path, table_prefix, "run-1").outcome == "superseded"
     else:
-        settings = SimpleNamespace(
-            lake=str(tmp_path), table_prefix=table_prefix, adopt_lake=False, max_write_rate=0
-        )
+        settings = SimpleNamespace(lake=str(tmp_path), table_prefix=table_prefix, adopt_lake=False, max_write_rate=0)
         monkeypatch.setattr(steps, "settings_of", lambda _: settings)
         run = {"run_id": "scheduled__1"}
         (part,) = steps.prepare_delivery(run)

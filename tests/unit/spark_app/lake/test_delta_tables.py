@@ -9,7 +9,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 
-from spark_app.errors import UsageError
+from spark_app.errors import LockLostError, UsageError
 from spark_app.lake.delta_tables import LogGoneError, Table
 
 
@@ -125,6 +125,24 @@ def test_a_commit_that_failed_is_not_taken_for_that_of_another(
     saving(monkeypatch, fail)
     with pytest.raises(OSError, match="disk full"):
         replace(table, rows(spark, (2, "2024-06-02", 2)), "file_id IN (2)")
+
+
+def test_a_commit_that_failed_as_another_run_took_over_says_so(
+    spark: SparkSession, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    def lost_at_the_second_look() -> None:
+        looks.append(1)
+        if len(looks) > 1:
+            raise LockLostError("another run took over")
+
+    def conflict(_save: Callable[[], None]) -> None:
+        raise OSError("ConcurrentAppendException")
+
+    saving(monkeypatch, conflict)
+    with pytest.raises(LockLostError):
+        replace(Table(table.uri, lost_at_the_second_look), rows(spark, (1, "2024-06-01", 1)), None)
 
 
 def test_a_first_write_does_not_replace_what_another_run_has_written_meanwhile(
