@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from kpi_common.files import storage_for
 from spark_app.config.contracts import Contract, load_contract
+from spark_app.errors import StorageError
 from spark_app.ingest.csv_records import FIRST_NOT_WHITE
 from spark_app.run.files import InputFile
 from spark_app.spark.columns import WHITE_SPACE
@@ -57,10 +58,18 @@ def inspect_files(files: list[InputFile], spark: Callable[[], SparkSession], on_
     """Inspect files, in the order given: on the driver if they are small in all, else on the executors."""
     if sum(file.size for file in files) <= on_driver_bytes:
         with ThreadPoolExecutor(8) as pool:
-            return list(pool.map(inspect_file, files))
+            return list(pool.map(_inspect_or_refuse, files))
     context = spark().sparkContext
     slices = min(len(files), 8 * context.defaultParallelism)
-    return context.parallelize(files, slices).map(inspect_file).collect()
+    return context.parallelize(files, slices).map(_inspect_or_refuse).collect()
+
+
+def _inspect_or_refuse(file: InputFile) -> Inspection:
+    """Refuse a file that can't be read, with the system's reason: it must not hold up the others."""
+    try:
+        return inspect_file(file)
+    except (OSError, StorageError) as error:
+        return Inspection(replace(file, etag=file.etag or "unread"), reason="unreadable_file", message=str(error))
 
 
 def inspect_file(file: InputFile) -> Inspection:
