@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import errno
 import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +34,7 @@ _MAX_LINE = 32 * 1024 * 1024  # longer ones would be several times in memory, of
 _BOM = codecs.BOM_UTF8
 _PATTERN_CHARACTERS = set("{}[]*?\\")
 _GZIP = 16 + zlib.MAX_WBITS
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO}
 _FIRST_NOT_WHITE = FIRST_NOT_WHITE.encode()
 
 
@@ -65,11 +67,23 @@ def inspect_files(files: list[InputFile], spark: Callable[[], SparkSession], on_
 
 
 def _inspect_or_refuse(file: InputFile) -> Inspection:
-    """Refuse a file that can't be read, with the system's reason: it must not hold up the others."""
+    """Refuse a file that may not be read, with the system's reason: it must not hold up the others."""
     try:
         return inspect_file(file)
     except (OSError, StorageError) as error:
+        if not _is_refusal(error):
+            raise
         return Inspection(replace(file, etag=file.etag or "unread"), reason="unreadable_file", message=str(error))
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether this one file is meant (S3's 403 and 404 too), rather than a store that is out of order for a while."""
+    while error is not None:
+        answer = getattr(error, "response", {}).get("ResponseMetadata", {})
+        if (isinstance(error, OSError) and error.errno in _REFUSALS) or answer.get("HTTPStatusCode") in {403, 404}:
+            return True
+        error = getattr(error, "backend_error", None) or error.__cause__
+    return False
 
 
 def inspect_file(file: InputFile) -> Inspection:

@@ -1,16 +1,21 @@
 """Which files a run takes in, and what it says of the others."""
 
+import errno
 import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import boto3
 import pytest
+from moto import mock_aws
 
 from kpi_common.files import LocalStorage
-from spark_app.errors import AuditError, StorageError
+from kpi_common.s3_files import S3Storage
+from spark_app.errors import AuditError
+from spark_app.ingest import discovery, preflight
 from spark_app.ingest.candidates import Candidate
-from spark_app.ingest.discovery import Listing
+from spark_app.ingest.discovery import Listing, list_input
 from spark_app.ingest.file_ledger import Ledger, LedgerFolder
 from spark_app.ingest.ingest import choose_files, inspect_batch, open_versions, settle_files
 from spark_app.ingest.preflight import Inspection
@@ -140,7 +145,7 @@ def test_a_file_that_cannot_be_read_is_rejected_until_it_changes_and_others_are_
 
     def refused(self: LocalStorage, uri: str) -> object:
         if uri == bad.uri:
-            raise StorageError(f"{uri}: can't be read: Permission denied")
+            raise PermissionError(errno.EACCES, "Permission denied", uri)
         return opened(self, uri)
 
     monkeypatch.setattr(LocalStorage, "open", refused)
@@ -153,6 +158,37 @@ def test_a_file_that_cannot_be_read_is_rejected_until_it_changes_and_others_are_
     assert chosen(rejected, replace(bad, stat="other")) == [bad.name]
     rejected.settle(replace(candidates[0].version, status=Status.RELEASED))
     assert chosen(rejected, bad) == [bad.name]
+
+
+def test_a_disk_that_is_out_of_order_rejects_no_file(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: LocalStorage, uri: str) -> object:
+        raise OSError(errno.EMFILE, "Too many open files", uri)
+
+    file = listed(tmp_path, "streams/a.csv")
+    monkeypatch.setattr(LocalStorage, "open", fails)
+    with pytest.raises(OSError, match="Too many open files"):
+        looked_into(context, Ledger(), file)
+
+
+def test_an_object_in_the_glacier_is_rejected_with_the_reason_of_s3(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mock_aws():
+        client = boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")  # noqa: S106
+        monkeypatch.setattr(discovery, "storage_for", lambda _: S3Storage(client))
+        monkeypatch.setattr(preflight, "storage_for", lambda _: S3Storage(client))
+        client.create_bucket(Bucket="music")
+        client.put_object(Bucket="music", Key="raw/streams/a.csv", Body=STREAMS.encode())
+        client.put_object(Bucket="music", Key="raw/streams/cold.csv", Body=STREAMS.encode(), StorageClass="GLACIER")
+        (batch,) = plan_batches(list_input("s3://music/raw").files, LakeState())
+        candidates, _ = inspect_batch(context, batch, Ledger())
+    assert {c.file.name: c.version.reason for c in candidates} == {
+        "streams/a.csv": None,
+        "streams/cold.csv": "unreadable_file",
+    }
+    assert "InvalidObjectState" in str([c.version.message for c in candidates])
 
 
 def test_a_file_that_runs_died_of_is_rejected_without_a_look(context: Context) -> None:
