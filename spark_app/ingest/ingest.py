@@ -22,7 +22,7 @@ from spark_app.ingest.file_profile import dataset_quality
 from spark_app.ingest.preflight import Inspection, inspect_files
 from spark_app.ingest.trial import Batch
 from spark_app.run.context import Context
-from spark_app.run.files import FileVersion, InputFile, Status
+from spark_app.run.files import UNREAD, FileVersion, InputFile, Status
 from spark_app.run.result import FileOutcome, RunResult
 from spark_app.run.state import StateFile
 
@@ -47,7 +47,7 @@ def choose_files(listing: Listing, ledger: Ledger, settings: Settings) -> Choice
     deferred = [_skipped(file, "deferred") for file in ordered[len(taken) :]]
     if deferred:
         log("the rest of the backlog waits for the next run", files=len(deferred))
-    return _choice(taken, [*skipped, *deferred])
+    return _choice((replace(f, etag=None) if f.etag == UNREAD else f for f in taken), [*skipped, *deferred])
 
 
 def inspect_batch(context: Context, batch: Batch, ledger: Ledger) -> tuple[list[Candidate], Choice]:
@@ -170,7 +170,7 @@ def _within_limits(files: Sequence[InputFile], settings: Settings) -> int:
 def _look_into(context: Context, batch: Batch) -> list[Inspection]:
     if batch.condemned:
         message = f"{batch.group.deaths} runs died while they read this file alone; `files retry` to try it once more"
-        files = [replace(file, etag=file.etag or "unread") for file in batch.files]
+        files = [replace(file, etag=file.etag or UNREAD) for file in batch.files]
         return [Inspection(file, reason="run_died", message=message) for file in files]
     inspections = inspect_files(list(batch.files), context.start_spark, context.settings.inspect_on_driver_bytes)
     return [_unless_changed(inspection) for inspection in inspections]

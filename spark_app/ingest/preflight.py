@@ -21,7 +21,7 @@ from kpi_common.files import storage_for
 from spark_app.config.contracts import Contract, load_contract
 from spark_app.errors import StorageError
 from spark_app.ingest.csv_records import FIRST_NOT_WHITE
-from spark_app.run.files import InputFile
+from spark_app.run.files import UNREAD, InputFile
 from spark_app.spark.columns import WHITE_SPACE
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _inspect_or_refuse(file: InputFile) -> Inspection:
     except (OSError, StorageError) as error:
         if not _is_refusal(error):
             raise
-        return Inspection(replace(file, etag=file.etag or "unread"), reason="unreadable_file", message=str(error))
+        return Inspection(replace(file, etag=file.etag or UNREAD), reason="unreadable_file", message=str(error))
 
 
 def _is_refusal(error: BaseException | None) -> bool:
@@ -90,7 +90,7 @@ def inspect_file(file: InputFile) -> Inspection:
     """Read all bytes of one file; a local file's etag (MD5) comes out of it too."""
     against = _name_problem(file)
     if against is not None:
-        return Inspection(replace(file, etag=file.etag or "unread"), reason=against[0], message=against[1])
+        return Inspection(replace(file, etag=file.etag or UNREAD), reason=against[0], message=against[1])
     checksum = hashlib.md5(usedforsecurity=False) if file.etag is None else None
     with storage_for(file.uri).open(file.uri) as raw:
         if file.compressed and checksum is not None:
