@@ -86,8 +86,7 @@ class Ledger:
             return Decision.ALREADY_STAGED
         if accepted is not None and file.modified_at < accepted.modified_at:
             return Decision.SUPERSEDED
-        same = [v for v in self.of(file.name) if v.etag == file.etag and v.status is not Status.REPLACED]
-        last = same[-1] if same else None
+        last = next((v for v in reversed(self.of(file.name)) if v.etag == file.etag), None)
         if last is not None and last.status is Status.WITHDRAWN:
             return Decision.STILL_WITHDRAWN
         if last is not None and last.status is Status.REJECTED:

@@ -37,6 +37,7 @@ def folder_of(lake: Lake) -> LedgerFolder:
         ([(Status.REPLACED, "e1"), (Status.ACCEPTED, "e2")], "e1", LATER, Decision.NEW),
         ([(Status.REPLACED, "e1"), (Status.ACCEPTED, "e2")], "e1", NOON, Decision.SUPERSEDED),
         ([(Status.REPLACED, "e1"), (Status.ACCEPTED, "e2")], "e2", LATER, Decision.ALREADY_STAGED),
+        ([(Status.REJECTED, "e1"), (Status.REPLACED, "e1"), (Status.ACCEPTED, "e2")], "e1", LATER, Decision.NEW),
         ([(Status.REJECTED, "e1")], "e1", NOON, Decision.STILL_REJECTED),
         ([(Status.REJECTED, "e1")], "e2", LATER, Decision.NEW),
         ([(Status.ACCEPTED, "e1"), (Status.REJECTED, "e2")], "e2", LATER, Decision.STILL_REJECTED),
