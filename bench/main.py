@@ -21,6 +21,7 @@ from typing import Any
 from bench.compare import differences
 from bench.data import make_data
 from bench.delivery import delivery
+from bench.ledger import ledger
 from bench.measure import BenchError, Measurement, measure
 from tools.class_archive import make_archive
 from tools.processes import StoppedBySignal, signals_raise
@@ -269,6 +270,7 @@ SCENARIOS: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "growth": growth,
     "new-day": new_day,
     "delivery": delivery,
+    "ledger": ledger,
 }
 
 

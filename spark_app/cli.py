@@ -27,13 +27,15 @@ from spark_app.config.contracts import Dataset, load_contract
 from spark_app.config.dynamodb_layout import load_layout
 from spark_app.config.settings import Settings, load_settings
 from spark_app.errors import AppError, LockLostError, StorageError, UsageError
-from spark_app.ingest.file_ledger import load_ledger
+from spark_app.ingest.delta_ledger import read_delta_ledger
+from spark_app.ingest.file_ledger import Ledger, LedgerFolder
 from spark_app.lake.lock import lake_lock
 from spark_app.lake.tables import Lake, check_lake
 from spark_app.log import Steps
 from spark_app.run.context import Context
 from spark_app.run.files import FileVersion
 from spark_app.run.result import RunResult, write_result
+from spark_app.run.state import StateFile
 from spark_app.spark.metrics import cost_so_far
 from spark_app.spark.session import LazySession
 
@@ -57,9 +59,9 @@ def main(argv: Sequence[str] | None = None, spark: SparkSession | None = None) -
     try:
         return _main(arguments, spark)
     except AppError as error:
-        return _complain(error)
+        return _print_error(error)
     except KeyboardInterrupt:
-        return _complain(AppError("stopped"))
+        return _print_error(AppError("stopped"))
 
 
 def _main(arguments: argparse.Namespace, spark: SparkSession | None) -> int:
@@ -92,26 +94,34 @@ def _under_lock(
             lock = lake_lock(lake, result.run_id, settings.lock_lease_seconds, settings.lock_wait_seconds)
             guarded = Lake(lake, held.enter_context(lock).ensure_held)
             context = Context(session, settings, guarded, result.run_id, result, steps)
-            _work(arguments)(context)
-            if session.started is not None:
-                result.cost = cost_so_far(session.started, settings)
+            _resolve_command(arguments)(context)
+            result.cost = _cost(session, settings)
         except AppError as error:
             failure = error
         except KeyboardInterrupt:
             failure = AppError("stopped; nothing half done counts: run again to go on", code="stopped")
-        except Exception as error:  # noqa: BLE001  (the last resort: told in one line, with the trace in the log)
+        except Exception as error:  # noqa: BLE001  (the last resort: one line for the user, with the trace in the log)
             traceback.print_exc()
             failure = _unexpected(error)
         finally:
             session.stop()
-        return _conclude(guarded, result, steps, failure)
+        return _finalize(guarded, result, steps, failure)
 
 
 def _never_held() -> None:
     raise LockLostError("this run never held the lake's lock")
 
 
-def _conclude(lake: Lake, result: RunResult, steps: Steps, failure: AppError | None) -> int:
+def _cost(session: LazySession, settings: Settings) -> dict[str, Any] | None:
+    """Estimate the cost; it only informs, so the run is none the worse where Spark doesn't say what it needs."""
+    try:
+        return None if session.started is None else cost_so_far(session.started, settings)
+    except Exception as error:  # noqa: BLE001 (what other builds of Spark lack is not known)
+        warn("the cost can't be estimated", detail=str(error))
+        return None
+
+
+def _finalize(lake: Lake, result: RunResult, steps: Steps, failure: AppError | None) -> int:
     if failure is not None:
         result.exit_code = failure.exit_code
         result.status = _STATUS.get(failure.exit_code, "failed")
@@ -124,12 +134,12 @@ def _conclude(lake: Lake, result: RunResult, steps: Steps, failure: AppError | N
         warn("the result can't be written", detail=str(error))
         print(json.dumps(content, default=str), file=sys.stderr)
     if failure is not None:
-        _complain(failure)
+        _print_error(failure)
     log("end", status=result.status, exit_code=result.exit_code, seconds=content["seconds"], result=uri)
     return result.exit_code
 
 
-def _work(arguments: argparse.Namespace) -> Callable[[Context], None]:
+def _resolve_command(arguments: argparse.Namespace) -> Callable[[Context], None]:
     command = arguments.command
     if command == "run":
         return lambda context: commands.run(context, context.result.input, arguments.manifest)
@@ -147,16 +157,14 @@ def _work(arguments: argparse.Namespace) -> Callable[[Context], None]:
 
 
 def _show_files(arguments: argparse.Namespace, settings: Settings, lake: str, spark: SparkSession | None) -> int:
-    session = LazySession(settings, Steps(), spark)
-    try:
-        ledger = load_ledger(session, Lake(lake).ingested_files)
-    finally:
-        session.stop()
     if arguments.action == "list":
-        newest = [versions[-1] for name in sorted({v.name for v in ledger.all}) if (versions := ledger.of(name))]
-        shown = [v for v in newest if arguments.status in {None, str(v.status)}]
+        ledger = _read_ledger(settings, lake, spark)
+        newest = {version.name: version for version in ledger.all}  # the last one of each name
+        shown = [newest[name] for name in sorted(newest)]
+        shown = [version for version in shown if arguments.status in {None, str(version.status)}]
         _print_table(["name", "status", "rows", "valid", "duplicates", "quarantined", "waiting", "reason"], shown)
         return 0
+    ledger = _read_ledger(settings, lake, spark, arguments.names)
     for name in arguments.names:
         versions = ledger.of(name)
         if not versions:
@@ -165,6 +173,24 @@ def _show_files(arguments: argparse.Namespace, settings: Settings, lake: str, sp
             fields = {key: value for key, value in vars(version).items() if value is not None}
             print(json.dumps(fields, default=str, ensure_ascii=False, indent=1))
     return 0
+
+
+def _read_ledger(
+    settings: Settings, lake: str, spark: SparkSession | None, names: Sequence[str] | None = None
+) -> Ledger:
+    """Read the ledger without lock: of some files, or of all; Spark is only started for an earlier release's lake."""
+    state = StateFile(Lake(lake), "")
+    if not state.exists:
+        session = LazySession(settings, Steps(), spark)
+        try:
+            return Ledger(read_delta_ledger(Lake(lake), session))
+        finally:
+            session.stop()
+    folder = LedgerFolder(state)
+    ledger = folder.read_all() if names is None else folder.read(names)
+    for version in state.value.open:
+        ledger.settle(version)
+    return ledger
 
 
 def _print_table(columns: list[str], versions: list[FileVersion]) -> None:
@@ -186,7 +212,7 @@ def _unexpected(error: Exception) -> AppError:
     return AppError(f"{type(error).__name__}: {first_line[:1000]}", code="unexpected")
 
 
-def _complain(error: AppError) -> int:
+def _print_error(error: AppError) -> int:
     print(printable(f"error: {error}", keep="\n"), file=sys.stderr)
     return error.exit_code
 

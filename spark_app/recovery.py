@@ -1,7 +1,9 @@
-"""Recovery: what a killed run left half done is finished or taken back, before anything new is begun."""
+"""Opening a lake: what a killed run left half done is finished or taken back, before anything new is begun."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 
 from pyspark.sql import DataFrame
@@ -9,36 +11,45 @@ from pyspark.sql import functions as F
 
 from kpi_common.log import warn
 from spark_app.config.contracts import Dataset
-from spark_app.ingest.file_ledger import Ledger, save_ledger
+from spark_app.ingest.delta_ledger import convert_ledger
+from spark_app.ingest.file_ledger import Ledger, LedgerFolder
 from spark_app.lake.delta_tables import LogGoneError, Table
-from spark_app.publish.dirty_dates import Progress
+from spark_app.lake.tables import mark_lake
 from spark_app.run.context import Context
 from spark_app.run.files import FileVersion, Status
+from spark_app.run.state import Progress, StateFile
+
+_COMMITS_BACK = 50  # how far a dead run's commit to the quarantine can lie back: each run makes one or two
 
 
-def recover(context: Context, ledger: Ledger, done: Progress) -> None:
-    """Settle every pending version of the ledger.
+def open_lake(context: Context) -> StateFile:
+    """Mark a new lake, read the state (an earlier release's is converted), and finish what a dead run left."""
+    mark_lake(context.lake, context.settings)
+    state = StateFile(context.lake, context.run_id)
+    if not state.exists:
+        convert_ledger(context, state)
+    recover(context, state)
+    return state
+
+
+def recover(context: Context, state: StateFile) -> None:
+    """Settle every file that is open.
 
     A version whose rows were committed to its staged table is accepted: its quarantined rows went in before. One
     that never got there is abandoned, and quarantined rows that it put in the place of an accepted version's come
     back. A withdrawal is done again.
     """
-    left = ledger.with_status(Status.PENDING, Status.WITHDRAWING)
+    left = state.value.open
     if not left:
         return
     warn("a run died before it was done; taking up what it left", files=len(left))
-    for dataset in Dataset:
-        landed = _landed(context, dataset, done)
-        for version in [v for v in left if v.dataset is dataset]:
-            if version.status is Status.WITHDRAWING:
-                take_back(context, [version])
-                ledger.settle(replace(version, status=Status.WITHDRAWN, updated_at=context.now))
-            elif (version.file_id, version.version) in landed:
-                ledger.settle(_accepted(context, version))
-            else:
-                _undo_quarantine(context, version)
-                ledger.put(replace(version, status=Status.ABANDONED, updated_at=context.now))
-    save_ledger(context.spark, context.lake.ingested_files, ledger, [v.name for v in left], context.metadata("recover"))
+    folder = LedgerFolder(state)
+    ledger = folder.read(version.name for version in left)
+    withdrawing = [version for version in left if version.status is Status.WITHDRAWING]
+    take_back(context, withdrawing)
+    settled = [replace(version, status=Status.WITHDRAWN, updated_at=context.now) for version in withdrawing]
+    settled += _settle_pending(context, ledger, left, state.value.progress)
+    folder.settle(ledger, settled, "recover")
 
 
 def take_back(context: Context, versions: list[FileVersion]) -> None:
@@ -48,13 +59,38 @@ def take_back(context: Context, versions: list[FileVersion]) -> None:
     _empty(context, context.lake.quarantine, [v.file_id for v in versions])
 
 
+def _settle_pending(
+    context: Context, ledger: Ledger, left: Iterable[FileVersion], progress: Progress
+) -> list[FileVersion]:
+    """Return what became of the pending versions; those that the ledger has already are left as they are there."""
+    pending = [
+        version
+        for version in left
+        if version.status is Status.PENDING and version.version not in {v.version for v in ledger.of(version.name)}
+    ]
+    settled: list[FileVersion] = []
+    for dataset in Dataset:
+        landed = _landed(context, dataset, progress)
+        settled += _accepted(
+            context, dataset, [v for v in pending if v.dataset is dataset and (v.file_id, v.version) in landed]
+        )
+    accepted = {version.file_id for version in settled}
+    abandoned = [version for version in pending if version.file_id not in accepted]
+    _undo_quarantine(context, abandoned)
+    return settled + [replace(version, status=Status.ABANDONED, updated_at=context.now) for version in abandoned]
+
+
 def _empty(context: Context, table: Table, ids: list[int]) -> None:
     if not ids or table.version() < 0:
         return
     frame = table.read(context.spark)
-    condition = f"file_id IN ({', '.join(map(str, ids))})"
+    condition = _of_files(ids)
     if frame.where(condition).limit(1).count():
         table.replace(frame.where("false"), condition, context.metadata("withdraw"))
+
+
+def _of_files(ids: Iterable[int]) -> str:
+    return f"file_id IN ({', '.join(map(str, ids))})"
 
 
 def _landed(context: Context, dataset: Dataset, done: Progress) -> set[tuple[int, int]]:
@@ -67,46 +103,67 @@ def _landed(context: Context, dataset: Dataset, done: Progress) -> set[tuple[int
     return {(int(file_id), version) for entry in files for file_id, version in entry.items()}
 
 
-def _accepted(context: Context, version: FileVersion) -> FileVersion:
-    staged = context.lake.staged(version.dataset).read(context.spark).where(F.col("file_id") == version.file_id)
-    row = staged.agg(F.count(F.lit(1)).alias("valid"), F.sum("copies").alias("copies")).first()
-    valid, copies = (row["valid"], row["copies"] or 0) if row else (0, 0)
-    return replace(
-        version,
-        status=Status.ACCEPTED,
-        valid=valid,
-        duplicates=copies - valid,
-        waiting=_unmatched(context, staged, version.waiting, Dataset.SONGS, "track_id"),
-        unknown_users=_unmatched(context, staged, version.unknown_users, Dataset.USERS, "user_id"),
-        updated_at=context.now,
-    )
+def _accepted(context: Context, dataset: Dataset, landed: list[FileVersion]) -> list[FileVersion]:
+    """Return these staged versions as accepted, with what is staged of them counted."""
+    if not landed:
+        return []
+    staged = context.lake.staged(dataset).read(context.spark).where(_of_files(v.file_id for v in landed))
+    sums = staged.groupBy("file_id").agg(F.count(F.lit(1)).alias("valid"), F.sum("copies").alias("copies"))
+    rows = {row["file_id"]: row for row in sums.collect()}
+    valid = {version.file_id: rows[version.file_id]["valid"] if version.file_id in rows else 0 for version in landed}
+    copies = {version.file_id: rows[version.file_id]["copies"] if version.file_id in rows else 0 for version in landed}
+    waiting = _unmatched(context, staged, {v.file_id: v.waiting for v in landed}, Dataset.SONGS, "track_id")
+    unknown = _unmatched(context, staged, {v.file_id: v.unknown_users for v in landed}, Dataset.USERS, "user_id")
+    return [
+        replace(
+            version,
+            status=Status.ACCEPTED,
+            valid=valid[version.file_id],
+            duplicates=copies[version.file_id] - valid[version.file_id],
+            waiting=waiting[version.file_id],
+            unknown_users=unknown[version.file_id],
+            updated_at=context.now,
+        )
+        for version in landed
+    ]
 
 
-def _unmatched(context: Context, staged: DataFrame, judged: int, dataset: Dataset, column: str) -> int:
-    """Count listens without a song or user; never more than when they were judged: what came along may not be there."""
-    if not judged or context.lake.staged(dataset).version() < 0:
+def _unmatched(
+    context: Context, staged: DataFrame, judged: dict[int, int], dataset: Dataset, column: str
+) -> dict[int, int]:
+    """Count each file's listens without a song or user.
+
+    Never more than when they were judged: what came along then may not be there.
+    """
+    if not any(judged.values()) or context.lake.staged(dataset).version() < 0:
         return judged
     keys = context.lake.staged(dataset).read(context.spark).select(column).distinct()
-    return min(judged, staged.join(keys, on=column, how="left_anti").count())
+    rows = staged.join(keys, on=column, how="left_anti").groupBy("file_id").count().collect()
+    found = {row["file_id"]: row["count"] for row in rows}
+    return {file_id: min(count, found.get(file_id, 0)) for file_id, count in judged.items()}
 
 
-def _undo_quarantine(context: Context, version: FileVersion) -> None:
-    """Put back what stood in quarantine for this file before the dead run wrote there (if it did)."""
+def _undo_quarantine(context: Context, versions: list[FileVersion]) -> None:
+    """Put back what stood in quarantine for these files before the dead runs wrote there (if they did)."""
     table = context.lake.quarantine
-    newest = table.version()
+    newest = table.version() if versions else -1
+    if newest < 0:
+        return
     try:
-        commits = table.commits_since(max(-1, newest - 50))
+        commits = table.commits_since(max(-1, newest - _COMMITS_BACK))
     except LogGoneError:
         return
-    mine = [
-        c
-        for c in commits
-        if c.user_metadata.get("run_id") == version.run_id and c.user_metadata.get("step") == "quarantine"
-    ]
-    condition = f"file_id = {version.file_id}"
-    if not mine or not table.read(context.spark).where(condition).limit(1).count():
-        return
-    frame = table.read(context.spark).where("false")
-    if mine[0].version > 0:
-        frame = table.read(context.spark, mine[0].version - 1).where(condition)
-    table.replace(frame, condition, context.metadata("undo quarantine"))
+    ids: dict[str, list[int]] = defaultdict(list)
+    for version in versions:
+        ids[version.run_id].append(version.file_id)
+    for commit in commits:
+        if commit.user_metadata.get("step") != "quarantine":
+            continue
+        of_run = ids.pop(commit.user_metadata.get("run_id", ""), [])
+        if not of_run:
+            continue
+        condition = _of_files(of_run)
+        if table.read(context.spark).where(condition).limit(1).count():
+            before = table.read(context.spark, commit.version - 1) if commit.version else table.read(context.spark)
+            frame = before.where(condition if commit.version else "false")
+            table.replace(frame, condition, context.metadata("undo quarantine"))

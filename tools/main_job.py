@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kpi_common.log import printable
 from tools.jars import JarError
 from tools.processes import StoppedBySignal, run_to_end, signals_raise
 from tools.spark_submit import submit_command, submit_environment
@@ -81,7 +82,12 @@ def run(options: argparse.Namespace) -> int:
         return exit_code
     nothing_new = result["status"] == "nothing_to_do"
     if nothing_new:
-        console.print("\n[bold]Nothing new:[/] every file is in the lake already, no table was touched.")
+        skipped = result["passed_over"]
+        others = "every other file" if skipped else "every file"
+        console.print(f"\n[bold]Nothing new:[/] {others} is in the lake already, no table was touched.")
+        for file in skipped[:20]:
+            line = f"  {file['name']}: {file['outcome']}: {file['message'] or file['reason'] or ''}"
+            console.print(printable(line), markup=False)
     else:
         show_result(console, result)
     if exit_code == 0 and not options.no_delivery:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -13,84 +13,83 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from spark_app.config.contracts import Contract, Dataset, load_contract
+from spark_app.config.settings import Settings
 from spark_app.errors import AuditError, NothingUsableError
-from spark_app.ingest.candidates import Candidate, Group, accepted_rows, of_files, reject
+from spark_app.ingest.candidates import Candidate, FileRows, Judged, of_files, updated
 from spark_app.ingest.csv_records import line_records, quoted_records, split_fields, without_carriage_returns
+from spark_app.ingest.discovery import LEFT_ALONE, change_of
 from spark_app.ingest.file_ledger import Ledger
 from spark_app.ingest.file_profile import (
-    MARKS,
+    FLAGS,
     FileProfile,
     References,
-    count_alike,
-    dataset_quality,
+    count_by_flags,
     profile_files,
-    quality,
+    quarantine_reasons,
     verdict,
 )
-from spark_app.ingest.listen_rows import narrow, widened, with_track_ids
-from spark_app.ingest.staged_rows import listen_day
+from spark_app.ingest.staged_rows import LISTEN, listen_day
 from spark_app.ingest.validation import Checked, check
 from spark_app.run.context import Context
-from spark_app.run.files import Status
-from spark_app.spark.hash_join import MANY_ROWS, MOST_KEYS, hashes_differ
 
 _SAMPLES = 5
 _SAMPLE_LENGTH = 500
 
 
-def judge_references(context: Context, candidates: list[Candidate]) -> list[Group]:
+def judge_references(context: Context, candidates: Sequence[Candidate], frames: ExitStack) -> Judged:
     """Profile every readable file of songs and users and decide; first of all, as streams are held against them."""
-    with ThreadPoolExecutor() as pool:
-        judged = pool.map(
-            lambda dataset: _judge_dataset(context, dataset, candidates, References()), (Dataset.SONGS, Dataset.USERS)
-        )
-        return [group for of_dataset in judged for group in of_dataset]
+    songs = _judge_dataset(context, Dataset.SONGS, candidates, References(), frames)
+    return songs + _judge_dataset(context, Dataset.USERS, candidates, References(), frames)
+
+
+def require_references(judged: Judged, staged: Iterable[Dataset]) -> None:
+    """Check that there are songs and users: staged already, or accepted now.
+
+    Raises:
+        NothingUsableError: says which are not, and why files of them were rejected.
+    """
+    for dataset in (Dataset.SONGS, Dataset.USERS):
+        if dataset not in staged and not judged.accepted(dataset):
+            rejected = [c.version for c in judged.candidates if c.file.dataset is dataset]
+            reasons = "; ".join(f"{version.name}: {version.reason}: {version.message}" for version in rejected)
+            raise NothingUsableError(
+                f"no usable {dataset} file: the first run needs one in {dataset}/ below the input"
+                + (f" ({reasons})" if reasons else ""),
+                code=f"no_{dataset}",
+            )
 
 
 def judge_streams(
-    context: Context, candidates: list[Candidate], references: list[Group], ledger: Ledger
-) -> list[Group]:
-    """Profile every readable streams file and decide; `candidates` are all files, of `references` the groups are known.
-
-    Raises:
-        NothingUsableError: there are no songs or no users, neither new nor staged.
-    """
-    if candidates:
-        _require_references(candidates, ledger)
-    if not any(c.file.dataset is Dataset.STREAMS and c.accepted for c in candidates):
-        return []
-    known = _references(context, candidates, references, ledger)
-    streams = _judge_dataset(context, Dataset.STREAMS, candidates, known)
-    _refuse_reused_names(context, streams, ledger)
-    return streams
+    context: Context, candidates: Sequence[Candidate], references: Judged, ledger: Ledger, frames: ExitStack
+) -> Judged:
+    """Profile every readable streams file and decide; `references` are songs and users that this run judged before."""
+    if not any(c.accepted and c.file.dataset is Dataset.STREAMS for c in candidates):
+        return Judged(tuple(c for c in candidates if c.file.dataset is Dataset.STREAMS))
+    known = References(
+        frames.enter_context(_kept(_keys(context, Dataset.SONGS, "track_id", references))),
+        frames.enter_context(_kept(_keys(context, Dataset.USERS, "user_id", references))),
+    )
+    streams = _judge_dataset(context, Dataset.STREAMS, candidates, known, frames)
+    return replace(streams, candidates=_reject_reused_names(context, streams, ledger))
 
 
 def _judge_dataset(
-    context: Context, dataset: Dataset, candidates: list[Candidate], references: References
-) -> list[Group]:
-    readable = [c for c in candidates if c.file.dataset is dataset and c.accepted]
-    groups = []
+    context: Context, dataset: Dataset, candidates: Iterable[Candidate], references: References, frames: ExitStack
+) -> Judged:
+    of_dataset = [c for c in candidates if c.file.dataset is dataset]
     contract = load_contract(dataset)
-    for form, members in _by_form(readable, contract).items():
-        checked, kept = _checked(context, contract, members, form, references)
-        apart = rows = checked.frame.where(F.col("lines") > 0)
-        if dataset is Dataset.STREAMS:
-            zone = context.settings.kpi_time_zone
-            counted = widened(count_alike(kept, ["marks"], by_lines=True, day=listen_day(zone)))
-            unmatched = ~F.col("known_track") | ~F.col("known_user")
-            apart = rows.where(checked.quarantined | unmatched).persist(StorageLevel.DISK_ONLY)
-        else:
-            counted = count_alike(checked.frame, MARKS, by_lines=form.by_lines)
+    judged = Judged(tuple(of_dataset))
+    for form, members in _by_form([c for c in of_dataset if c.accepted], contract).items():
+        checked = _read(context, contract, members, form, references, frames)
+        day = listen_day(context.settings.kpi_time_zone) if dataset is Dataset.STREAMS else None
+        counted = count_by_flags(checked.frame, by_lines=form.by_lines, day=day)
         profiles = profile_files(counted, checked, by_lines=form.by_lines)
-        for candidate in members:
-            candidate.profile = profiles.get(candidate.pending.file_id, FileProfile())
-            _judge_file(context, candidate, checked)
-        checked = replace(checked, frame=rows)
-        _add_samples(checked, apart, [candidate for candidate in members if not candidate.accepted])
-        groups.append(Group(dataset, tuple(members), checked, apart, (apart, kept), form.by_lines, references))
-    if readable:
-        context.result.quality[str(dataset)] = dataset_quality([c.profile for c in readable], contract)
-    return groups
+        found = [_judge_file(c, profiles.get(c.file_id, FileProfile()), checked, context.settings) for c in members]
+        checked = replace(checked, frame=checked.frame.where(F.col("lines") > 0))
+        sampled = _with_samples(checked, [c for c in found if not c.accepted and c.profile.quarantined])
+        rows = FileRows(dataset, frozenset(c.file_id for c in members), checked, form.by_lines)
+        judged = Judged(updated(judged.candidates, [*found, *sampled]), (*judged.rows, rows))
+    return judged
 
 
 @dataclass(frozen=True)
@@ -103,132 +102,120 @@ class _Form:
 
 
 def _by_form(candidates: Iterable[Candidate], contract: Contract) -> dict[_Form, list[Candidate]]:
-    groups: dict[_Form, list[Candidate]] = defaultdict(list)
+    forms: dict[_Form, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         seen = candidate.inspection
         by_lines = not (contract.newline_in_field and seen.open_quotes)
-        groups[_Form(seen.header, seen.quotes, by_lines)].append(candidate)
-    return groups
+        forms[_Form(seen.header, seen.quotes, by_lines)].append(candidate)
+    return forms
 
 
-def _checked(
-    context: Context, contract: Contract, members: Sequence[Candidate], form: _Form, references: References
-) -> tuple[Checked, DataFrame]:
-    """Read, parse and check files once; what later steps need of each row is kept until they are done with it.
-
-    Returns:
-        The rows as checked, and the frame that holds what they come from, to be given back in the end.
-    """
+def _read(
+    context: Context,
+    contract: Contract,
+    members: Sequence[Candidate],
+    form: _Form,
+    references: References,
+    frames: ExitStack,
+) -> Checked:
+    """Read, parse and check files once; of each row, Spark holds what later steps need."""
     sources = [candidate.source for candidate in members]
     if form.by_lines:
         records = without_carriage_returns(line_records(context.spark, sources))
     else:
         records = quoted_records(context.spark, sources)
     checked = check(split_fields(records, contract, form.header, quotes=form.quotes), contract, context.settings)
+    rows = references.look_up(checked.frame)
     if contract.dataset is not Dataset.STREAMS:
-        kept = references.look_up(checked.frame).persist()
-        return replace(checked, frame=kept), kept
-    kept = narrow(references.look_up(checked.frame), checked).persist(StorageLevel.DISK_ONLY)
-    return replace(checked, frame=widened(kept)), kept
+        return replace(checked, frame=frames.enter_context(_kept(rows)))
+    raw = F.when(checked.quarantined, F.col("raw")).alias("raw")  # most of listens are good
+    narrow = rows.select("file_id", "block", "row", *contract.names, *FLAGS, raw)
+    return replace(checked, frame=frames.enter_context(_kept(narrow, StorageLevel.DISK_ONLY)))
 
 
-def _judge_file(context: Context, candidate: Candidate, checked: Checked) -> None:
-    profile = candidate.profile
+def _judge_file(candidate: Candidate, profile: FileProfile, checked: Checked, settings: Settings) -> Candidate:
     if profile.lines != candidate.inspection.lines:
+        if change := change_of(candidate.file):
+            return candidate.rejected(change, LEFT_ALONE[change])
         raise AuditError(
-            f"{candidate.file.uri}: {profile.lines} lines were read, but {candidate.inspection.lines} counted: "
-            "the file changed while it was read; run again",
+            f"{candidate.file.uri}: {profile.lines} lines were read, but {candidate.inspection.lines} counted before; "
+            "this is a defect",
             code="conservation",
         )
-    candidate.outcome.quality = quality(profile, checked.contract)
-    against = verdict(profile, checked, context.settings)
-    if against is not None:
-        reject(candidate, *against)
+    judged = replace(candidate, profile=profile).counted(
+        rows=profile.rows,
+        quarantined=profile.quarantined,
+        quarantined_by_reason=quarantine_reasons(profile, checked),
+        # As rows, until they are counted as staged; what recovery goes by when the run dies before that.
+        waiting=profile.waiting,
+        unknown_users=profile.unknown_users,
+    )
+    against = verdict(profile, checked, settings)
+    return judged if against is None else judged.rejected(*against)
 
 
-def _add_samples(checked: Checked, rows: DataFrame, refused: list[Candidate]) -> None:
-    """Show some bad rows of each refused file in its outcome; all files are read once."""
-    if not refused:
-        return
-    shown = rows.where(of_files(refused) & checked.quarantined & ~F.col("is_header")).select(
+def _with_samples(checked: Checked, rejected: Sequence[Candidate]) -> list[Candidate]:
+    """Add some bad rows to each rejected file, which are read together."""
+    if not rejected:
+        return []
+    shown = checked.frame.where(of_files(rejected) & checked.quarantined & ~F.col("is_header")).select(
         "file_id",
         F.monotonically_increasing_id().alias("row"),
         F.substring("raw", 1, _SAMPLE_LENGTH).alias("raw"),
         checked.reasons_column().alias("reasons"),
     )
     place = F.row_number().over(Window.partitionBy("file_id").orderBy("row"))
-    samples = shown.withColumn("place", place).where(F.col("place") <= _SAMPLES).orderBy("file_id", "place").collect()
-    for candidate in refused:
-        mine = [row for row in samples if row["file_id"] == candidate.pending.file_id]
-        candidate.outcome.samples = [{"raw": row["raw"], "reasons": row["reasons"]} for row in mine]
+    first = shown.withColumn("place", place).where(F.col("place") <= _SAMPLES).orderBy("file_id", "place")
+    samples = defaultdict(list)
+    for row in first.collect():
+        samples[row["file_id"]].append({"raw": row["raw"], "reasons": row["reasons"]})
+    return [replace(candidate, samples=tuple(samples[candidate.file_id])) for candidate in rejected]
 
 
-def _require_references(candidates: list[Candidate], ledger: Ledger) -> None:
-    for dataset in (Dataset.SONGS, Dataset.USERS):
-        new = [c for c in candidates if c.file.dataset is dataset]
-        staged = any(v.dataset is dataset for v in ledger.with_status(Status.ACCEPTED))
-        if not staged and not any(c.accepted for c in new):
-            refused = "; ".join(f"{c.file.name}: {c.outcome.reason}: {c.outcome.message}" for c in new)
-            raise NothingUsableError(
-                f"no usable {dataset} file: the first run needs one in {dataset}/ below the input"
-                + (f" ({refused})" if refused else ""),
-                code=f"{dataset}_refused" if refused else f"{dataset}_missing",
-            )
+@contextmanager
+def _kept(frame: DataFrame, level: StorageLevel = StorageLevel.MEMORY_AND_DISK_DESER) -> Iterator[DataFrame]:
+    """Hold a frame for the queries to come, until it is given back."""
+    try:
+        yield frame.persist(level)
+    finally:
+        frame.unpersist()
 
 
-def _references(context: Context, candidates: list[Candidate], groups: list[Group], ledger: Ledger) -> References:
-    """Keys of the tracks and users known once this run's files are staged."""
-    tracks = _keys(context, Dataset.SONGS, "track_id", groups)
-    users = _keys(context, Dataset.USERS, "user_id", groups).persist()
-    if not _numbers_pay(candidates, ledger):
-        return References(tracks.persist(), users)
-    numbered = tracks.select("track_id", F.row_number().over(Window.orderBy("track_id")).alias("track_no")).persist()
-    return References(numbered, users, numbers=hashes_differ(numbered, "track_id"))
-
-
-def _keys(context: Context, dataset: Dataset, column: str, groups: list[Group]) -> DataFrame:
+def _keys(context: Context, dataset: Dataset, column: str, judged: Judged) -> DataFrame:
+    """Keys of the tracks or users that are known once this run's files are staged."""
     table = context.lake.staged(dataset)
-    replaced = [c.pending.file_id for g in groups if g.dataset is dataset for c in g.candidates if c.accepted]
     parts = []
     if table.version() >= 0:
-        parts.append(table.read(context.spark).where(~F.col("file_id").isin(replaced)).select(column))
-    new = accepted_rows(groups, dataset)
+        replaced = of_files(judged.accepted(dataset))
+        parts.append(table.read(context.spark).where(~replaced).select(column))
+    new = judged.valid_rows(dataset)
     if new is not None:
         parts.append(new.select(column))
     return reduce(DataFrame.unionAll, parts).distinct()
 
 
-def _numbers_pay(candidates: list[Candidate], ledger: Ledger) -> bool:
-    """Whether listens are so many that to number the tracks pays, and tracks not too many to be at hand everywhere."""
-    readable = [c for c in candidates if c.accepted]
-    listens = sum(c.inspection.lines for c in readable if c.file.dataset is Dataset.STREAMS)
-    songs = sum(c.inspection.lines for c in readable if c.file.dataset is Dataset.SONGS)
-    songs += sum(v.valid for v in ledger.with_status(Status.ACCEPTED) if v.dataset is Dataset.SONGS)
-    return listens >= MANY_ROWS and songs <= MOST_KEYS
-
-
-def _refuse_reused_names(context: Context, groups: list[Group], ledger: Ledger) -> None:
+def _reject_reused_names(context: Context, judged: Judged, ledger: Ledger) -> tuple[Candidate, ...]:
     """Reject a corrected streams file that shares no listen with what it replaces (`name_reused`)."""
-    if context.settings.allow_name_reuse:
-        return
     corrected = {
-        c.pending.file_id: c
-        for g in groups
-        for c in g.candidates
-        if c.accepted and (before := ledger.accepted(c.file.name)) is not None and before.valid > 0
+        c.file_id: (c, before)
+        for c in judged.accepted(Dataset.STREAMS)
+        if (before := ledger.accepted(c.file.name)) is not None and before.valid > 0
     }
-    new = accepted_rows(groups, Dataset.STREAMS)
-    if not corrected or new is None:
-        return
-    keys = ["file_id", "user_id", "track_id", "listen_time"]
+    new = judged.valid_rows(Dataset.STREAMS)
+    if context.settings.allow_name_reuse or not corrected or new is None:
+        return judged.candidates
     staged = context.lake.staged(Dataset.STREAMS).read(context.spark).where(F.col("file_id").isin(list(corrected)))
-    listens = with_track_ids(new, groups[0].references).select(*keys)
-    shared = listens.join(staged.select(*keys), on=keys, how="inner").select("file_id").distinct().collect()
-    for file_id in set(corrected) - {row["file_id"] for row in shared}:
-        before = ledger.accepted(corrected[file_id].file.name)
-        reject(
-            corrected[file_id],
-            "name_reused",
-            f"shares no listen with the accepted version of {before.modified_at.isoformat() if before else '?'}: "
-            "give the new file a name of its own, or set allow_name_reuse=true to replace the old rows",
-        )
+    shared = new.select(*LISTEN).join(staged.select(*LISTEN), on=list(LISTEN), how="inner").select("file_id")
+    sharing = {row["file_id"] for row in shared.distinct().collect()}
+    return updated(
+        judged.candidates,
+        [
+            candidate.rejected(
+                "name_reused",
+                f"shares no listen with the accepted version of {before.modified_at.isoformat()}: "
+                "give the new file a name of its own, or set allow_name_reuse=true to replace the old rows",
+            )
+            for file_id, (candidate, before) in corrected.items()
+            if file_id not in sharing
+        ],
+    )

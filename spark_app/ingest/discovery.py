@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,6 +19,12 @@ from spark_app.errors import UsageError
 from spark_app.run.files import InputFile
 
 SUFFIXES = (".csv", ".csv.gz")
+# Why a listed file is left alone: the next run lists it anew.
+STILL_CHANGING, GONE = "still_changing", "gone"
+LEFT_ALONE = {
+    STILL_CHANGING: "it changed while it was read; the next run takes it as it is then",
+    GONE: "it was listed, but is gone",
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ def list_input(folder: str) -> Listing:
         for stored in storage.list_files(join(folder, dataset), within=folder):
             seen_any = True
             name = f"{dataset}/{stored.relative}".rstrip("/")
-            if stored.problem is not None or is_passed_over(stored.relative):
+            if stored.problem is not None or is_ignored(stored.relative):
                 ignored.append(_printable(name))
                 if stored.problem is not None:
                     warn("ignored in the input", file=name, reason=stored.problem)
@@ -78,15 +85,14 @@ def read_manifest(uri: str) -> Listing:
         wanted = [_from_manifest(entry) for entry in content["files"]]
     except ValueError as error:
         raise UsageError(f"--manifest {uri}: modified_at: {error}") from error
-    names = [file.name for file in wanted]
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    repeated = sorted(name for name, times in Counter(file.name for file in wanted).items() if times > 1)
     if repeated:
         raise UsageError(f"--manifest {uri}: names a file twice: {', '.join(repeated)}")
     for file in wanted:
         folder = file.name.partition("/")[0]
         if folder != file.dataset:
             raise UsageError(f"--manifest {uri}: {file.name}: is below {folder}/, but its dataset is {file.dataset}")
-        if is_passed_over(file.name) or not file.uri.endswith(SUFFIXES):
+        if is_ignored(file.name) or not file.uri.endswith(SUFFIXES):
             raise UsageError(f"--manifest {uri}: {file.name}: the name must end in .csv or .csv.gz, and not be hidden")
     return _as_they_are_now(wanted)
 
@@ -135,8 +141,17 @@ def _from_manifest(entry: dict[str, Any]) -> InputFile:
     )
 
 
-def is_passed_over(relative: str) -> bool:
-    """Tell whether a path is no input.
+def change_of(file: InputFile) -> str | None:
+    """Look at a listed file once more: GONE, STILL_CHANGING, or None if it is as it was when it was listed."""
+    found = storage_for(file.uri).find(file.uri)
+    if found is None:
+        return GONE
+    same = found.stat == file.stat if file.stat else (found.size, found.etag) == (file.size, file.etag)
+    return None if same else STILL_CHANGING
+
+
+def is_ignored(relative: str) -> bool:
+    """Whether a path is no input.
 
     That is: no CSV file, a dot file, in a folder of unfinished work (`_temporary/`), or not named in UTF-8.
     """

@@ -1,36 +1,36 @@
-"""The lake's ledger of files (`ops/ingested_files`): one row a file version, and what became of it.
+"""The ledger of files: what became of each version of each file. It alone decides whether a file's rows count.
 
-A file keeps its `file_id` for ever; each content it comes with is a `version` of it. The ledger alone decides
-whether a file's rows count.
+A file keeps its `file_id` for ever; each content it comes with is a `version` of it. The ledger lies in `ops/files/`,
+as shards by a hash of the file's name: a run reads and writes only those of the files that it has at hand. Versions
+that are pending or being withdrawn are not in it but in `ops/state.json`, until they are settled.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import zlib
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import TypeVar
 
-from pyspark.sql import SparkSession
+from pydantic import TypeAdapter
 
-from kpi_common.files import storage_for
-from kpi_common.log import warn
+from kpi_common.files import join, storage_for
 from spark_app.config.contracts import Dataset
-from spark_app.lake.delta_tables import Commit, Table
 from spark_app.run.files import FileVersion, InputFile, Status
-from spark_app.spark.local_frames import local_frame
+from spark_app.run.state import GuardedFile, StateFile
 
-LEDGER_SCHEMA = """
-    file_id int, version int, dataset string, name string, uri string, etag string, size bigint,
-    modified_at timestamp, stat string, status string, reason string, message string,
-    rows bigint, valid bigint, duplicates bigint, quarantined bigint, waiting bigint, unknown_users bigint,
-    quarantined_by_reason string, run_id string, updated_at timestamp
-"""
-_COLUMNS = [line.split()[0] for line in LEDGER_SCHEMA.replace("\n", " ").split(",")]
+_FOLDER = "ops/files"
+SHARDS = 1024  # with a million files, one holds some 1,000 of them, about 500 KB
+_REQUESTS_AT_ONCE = 16
+
+Shard = dict[str, list[FileVersion]]  # versions by name, the oldest first
+_SHARD: TypeAdapter[Shard] = TypeAdapter(Shard)
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class Decision(StrEnum):
@@ -38,42 +38,41 @@ class Decision(StrEnum):
 
     NEW = "new"
     ALREADY_STAGED = "already_staged"
-    STILL_REJECTED = "still_rejected"
-    STILL_WITHDRAWN = "still_withdrawn"
+    STILL_REJECTED = "rejected_before"
+    STILL_WITHDRAWN = "withdrawn_before"
     SUPERSEDED = "superseded"
 
 
 class Ledger:
-    """The ledger in memory: pure decisions, no reading or writing."""
+    """The ledger of some files in memory: decisions, no reading or writing."""
 
-    def __init__(self, versions: Iterable[FileVersion] = ()) -> None:
-        self._by_name: dict[str, list[FileVersion]] = {}
-        self.saved: dict[str, list[FileVersion]] = {}  # the rows that the table holds, by name
+    def __init__(self, versions: Iterable[FileVersion] = (), next_file_id: int = 1) -> None:
+        self.next_file_id = next_file_id
+        self._shards: dict[int, Shard] = defaultdict(dict)
         for version in sorted(versions, key=lambda v: (v.file_id, v.version)):
-            self._by_name.setdefault(version.name, []).append(version)
+            self._versions(version.name).append(version)
+
+    def add(self, number: int, shard: Shard) -> None:
+        """Add what a shard holds."""
+        self._shards[number] = shard
+
+    def shard(self, number: int) -> Shard:
+        """All versions that belong into a shard."""
+        return self._shards[number]
 
     @property
     def all(self) -> list[FileVersion]:
         """All file versions, by file and version."""
-        return [version for versions in self._by_name.values() for version in versions]
+        found = [v for shard in self._shards.values() for versions in shard.values() for v in versions]
+        return sorted(found, key=lambda v: (v.file_id, v.version))
 
     def of(self, name: str) -> list[FileVersion]:
         """All versions of one file, oldest first."""
-        return self._by_name.get(name, [])
+        return self._shards[shard_of(name)].get(name, [])
 
     def accepted(self, name: str) -> FileVersion | None:
         """The version of a file whose rows count, if any."""
         return next((v for v in self.of(name) if v.status is Status.ACCEPTED), None)
-
-    @property
-    def complete_through(self) -> datetime | None:
-        """Modification time of the newest accepted streams file."""
-        accepted = self.with_status(Status.ACCEPTED)
-        return max((v.modified_at for v in accepted if v.dataset is Dataset.STREAMS), default=None)
-
-    def with_status(self, *statuses: Status) -> list[FileVersion]:
-        """All file versions in one of these states."""
-        return [version for version in self.all if version.status in statuses]
 
     def etag_by_stat(self, file: InputFile) -> str | None:
         """Return the etag of a local file that was not touched since the ledger saw it."""
@@ -83,16 +82,12 @@ class Ledger:
 
     def decide(self, file: InputFile, *, songs_changed: bool = False) -> Decision:
         """Say what to do with a listed file whose etag is known."""
-        versions = self.of(file.name)
-        if not versions or any(v.status is Status.PENDING for v in versions):
-            return Decision.NEW
         accepted = self.accepted(file.name)
         if accepted is not None and accepted.etag == file.etag:
             return Decision.ALREADY_STAGED
         if accepted is not None and file.modified_at < accepted.modified_at:
             return Decision.SUPERSEDED
-        same = [v for v in versions if v.etag == file.etag and v.status is not Status.REPLACED]
-        last = same[-1] if same else None
+        last = next((v for v in reversed(self.of(file.name)) if v.etag == file.etag), None)
         if last is not None and last.status is Status.WITHDRAWN:
             return Decision.STILL_WITHDRAWN
         if last is not None and last.status is Status.REJECTED:
@@ -103,9 +98,10 @@ class Ledger:
     def open(self, file: InputFile, run_id: str, now: datetime) -> FileVersion:
         """Make a pending version of a file: it keeps its file_id, or gets the next free one."""
         versions = self.of(file.name)
-        file_id = versions[0].file_id if versions else self._next_file_id()
-        pending = FileVersion(
-            file_id=file_id,
+        if not versions:
+            self.next_file_id += 1
+        return FileVersion(
+            file_id=versions[0].file_id if versions else self.next_file_id - 1,
             version=versions[-1].version + 1 if versions else 1,
             dataset=file.dataset,
             name=file.name,
@@ -118,106 +114,87 @@ class Ledger:
             run_id=run_id,
             updated_at=now,
         )
-        self._by_name.setdefault(file.name, []).append(pending)
-        return pending
-
-    def put(self, *changed: FileVersion) -> None:
-        """Replace versions by new states of them."""
-        for version in changed:
-            versions = self._by_name[version.name]
-            versions[[v.version for v in versions].index(version.version)] = version
 
     def settle(self, version: FileVersion) -> None:
-        """Record a version's final state; what it takes the place of is told so."""
-        self.put(version)
-        for other in list(self.of(version.name)):
-            if other.version == version.version:
-                continue
-            if other.status is Status.PENDING:
-                self.put(replace(other, status=Status.ABANDONED, updated_at=version.updated_at))
-            elif other.status is Status.ACCEPTED and version.status is Status.ACCEPTED:
-                self.put(replace(other, status=Status.REPLACED, updated_at=version.updated_at))
+        """Record what became of a version; one that is accepted takes the place of the one before."""
+        versions = self._versions(version.name)
+        for position, other in enumerate(versions):
+            if other.status is Status.ACCEPTED and version.status is Status.ACCEPTED:
+                versions[position] = replace(other, status=Status.REPLACED, updated_at=version.updated_at)
+        versions[:] = [*(v for v in versions if v.version != version.version), version]
+        versions.sort(key=lambda v: v.version)
 
-    def _next_file_id(self) -> int:
-        return 1 + max((versions[0].file_id for versions in self._by_name.values()), default=0)
+    def _versions(self, name: str) -> list[FileVersion]:
+        return self._shards[shard_of(name)].setdefault(name, [])
 
 
-def load_ledger(start_spark: Callable[[], SparkSession], table: Table) -> Ledger:
-    """Read the ledger; an empty one where there is no table yet.
+class LedgerFolder:
+    """The shards of a lake's ledger, below `ops/files/`, and what `ops/state.json` says of files."""
 
-    Beside the table lies a copy of its rows that says of which commit it is: if that is the newest one, Spark need not
-    be started for it.
-    """
-    newest = table.newest_commit()
-    if newest is None:
-        return Ledger()
-    copied = _read_copy(table, newest)
-    if copied is None:
-        copied = [_from_row(row.asDict()) for row in table.read(start_spark()).collect()]
-    ledger = Ledger(copied)
-    ledger.saved = {version.name: ledger.of(version.name).copy() for version in copied}
-    return ledger
+    def __init__(self, state: StateFile) -> None:
+        self._state, self._lake = state, state.lake
+        self._files: dict[int, GuardedFile] = {}
 
+    def read(self, names: Iterable[str]) -> Ledger:
+        """Read what is known of these files."""
+        return self._read({shard_of(name) for name in names})
 
-def save_ledger(
-    spark: SparkSession, table: Table, ledger: Ledger, names: Iterable[str], metadata: dict[str, Any]
-) -> None:
-    """Write all versions of the named files, in one commit, and then the copy of all rows (see `load_ledger`)."""
-    versions = [version for name in names for version in ledger.of(name)]
-    if not versions:
-        return
-    frame = local_frame(spark, map(_to_row, versions), LEDGER_SCHEMA)
-    ids = ", ".join(str(file_id) for file_id in sorted({version.file_id for version in versions}))
-    version = table.replace(frame, f"file_id IN ({ids})", metadata)
-    ledger.saved.update((saved.name, ledger.of(saved.name).copy()) for saved in versions)
-    _write_copy(table, ledger, table.commit(version))
+    def read_all(self) -> Ledger:
+        """Read what is known of all files."""
+        stored = storage_for(self._lake.uri).list_files(join(self._lake.uri, _FOLDER))
+        stems = (file.relative.removesuffix(".json") for file in stored)
+        return self._read({int(stem) for stem in stems if stem.isdigit()})
 
+    def settle(self, ledger: Ledger, versions: Sequence[FileVersion], step: str) -> None:
+        """Write what became of these versions: the shards, each whole or as it was, and then that none is open.
 
-def _copy_uri(table: Table) -> str:
-    return f"{table.uri}_copy.json.gz"
+        Raises:
+            LockLostError: another run has written meanwhile.
+        """
+        for version in versions:
+            ledger.settle(version)
+        self.write(ledger, [version.name for version in versions])
+        before = self._state.value.newest_accepted
+        newest = {**before, **{d: max(t, before.get(d, t)) for d, t in newest_accepted(versions).items()}}
+        withdrawn = [version for version in versions if version.status is Status.WITHDRAWN]
+        if any(version.modified_at >= newest.get(version.dataset, version.modified_at) for version in withdrawn):
+            newest = newest_accepted(self.read_all().all)
+        self._state.save(step, open=(), newest_accepted=newest, next_file_id=ledger.next_file_id)
 
+    def write(self, ledger: Ledger, names: Iterable[str]) -> None:
+        """Write all that is known of these files, which were read before."""
 
-def _read_copy(table: Table, newest: Commit) -> list[FileVersion] | None:
-    data = storage_for(table.uri).read(_copy_uri(table))
-    if data is None:
-        return None
-    try:
-        content = json.loads(gzip.decompress(data))
-    except (OSError, EOFError, zlib.error, ValueError):
-        warn("the copy of the ledger is damaged; reading the table", file=_copy_uri(table))
-        return None
-    if content["commit"] != _identity(newest):
-        return None
-    return [_from_row(dict(zip(_COLUMNS, row, strict=True))) for row in content["rows"]]
+        def write(number: int) -> None:
+            self._file(number).write(_SHARD.dump_json(ledger.shard(number)))
 
+        _for_each(write, sorted({shard_of(name) for name in names}))
 
-def _write_copy(table: Table, ledger: Ledger, newest: Commit) -> None:
-    rows = [_to_row(version) for versions in ledger.saved.values() for version in versions]
-    content = {"commit": _identity(newest), "rows": rows}
-    packed = gzip.compress(json.dumps(content, default=_iso).encode(), 1)
-    storage_for(table.uri).write(_copy_uri(table), packed)
+    def _read(self, numbers: set[int]) -> Ledger:
+        ledger = Ledger(next_file_id=self._state.value.next_file_id)
+        for number, data in _for_each(lambda number: (number, self._file(number).read()), sorted(numbers)):
+            if data is not None:
+                ledger.add(number, _SHARD.validate_json(data))
+        return ledger
+
+    def _file(self, number: int) -> GuardedFile:
+        return self._files.setdefault(number, GuardedFile(self._lake, f"{_FOLDER}/{number:04}.json"))
 
 
-def _identity(commit: Commit) -> dict[str, Any]:
-    """What no other commit has: the names of the files that it added, which are random, beside its version."""
-    added = sorted(action["add"]["path"] for action in commit.actions if "add" in action)
-    return {"version": commit.version, "added": added}
+def shard_of(name: str) -> int:
+    """Return the number of the shard that a file's versions are in."""
+    return zlib.crc32(name.encode()) % SHARDS
 
 
-def _iso(moment: datetime) -> str:
-    return moment.isoformat()
+def newest_accepted(versions: Iterable[FileVersion]) -> dict[Dataset, datetime]:
+    """By dataset, the modification time of the newest of these versions that is accepted."""
+    newest: dict[Dataset, datetime] = {}
+    for version in versions:
+        if version.status is Status.ACCEPTED:
+            newest[version.dataset] = max(version.modified_at, newest.get(version.dataset, version.modified_at))
+    return newest
 
 
-def _to_row(version: FileVersion) -> tuple[Any, ...]:
-    fields = {**version.__dict__, "quarantined_by_reason": json.dumps(dict(version.quarantined_by_reason))}
-    return tuple(str(fields[name]) if name in {"dataset", "status"} else fields[name] for name in _COLUMNS)
-
-
-def _from_row(fields: dict[str, Any]) -> FileVersion:
-    for name in ("modified_at", "updated_at"):
-        if isinstance(fields[name], str):
-            fields[name] = datetime.fromisoformat(fields[name])
-        fields[name] = fields[name].replace(tzinfo=UTC) if fields[name].tzinfo is None else fields[name]
-    fields["dataset"], fields["status"] = Dataset(fields["dataset"]), Status(fields["status"])
-    fields["quarantined_by_reason"] = json.loads(fields["quarantined_by_reason"])
-    return FileVersion(**fields)
+def _for_each(request: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+    """Make requests side by side: in S3, a thousand shards one after another would take half a minute."""
+    with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+        return list(pool.map(request, items))

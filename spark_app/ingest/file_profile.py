@@ -15,7 +15,6 @@ from spark_app.config.contracts import Contract, Severity
 from spark_app.config.settings import Settings
 from spark_app.ingest.csv_records import Block
 from spark_app.ingest.validation import Checked
-from spark_app.spark.hash_join import join_by_hash
 
 
 @dataclass
@@ -23,7 +22,7 @@ class FileProfile:
     """Counts of one file's rows before duplicates are taken out; `lines` are physical lines that are not blank.
 
     `blocks` are the parts that it was read in, by where they begin; see `line_records`.
-    `days` are the first and the last day of what is kept of it, if that was asked for; see `count_alike`.
+    `days` are the first and the last day of what is kept of it, if that was asked for; see `count_by_flags`.
     """
 
     rows: int = 0
@@ -43,25 +42,25 @@ class FileProfile:
         return self.rows - self.quarantined
 
 
-MARKS = ("broken_rules", "nulls", "is_header", "known_track", "known_user", "lines")
+FLAGS = ("broken_rules", "nulls", "is_header", "known_track", "known_user", "lines")
 
 
-def count_alike(frame: DataFrame, marks: Iterable[str], *, by_lines: bool, day: Column | None = None) -> DataFrame:
-    """Grain: rows of a file with the same marks, of each block if `by_lines`; `alike` is how many there are.
+def count_by_flags(frame: DataFrame, *, by_lines: bool, day: Column | None = None) -> DataFrame:
+    """Grain: rows of a file with the same FLAGS, of each block if `by_lines`, with their number as `row_count`.
 
     `first_day` and `last_day` are those of their `day`, a number; NULL without one.
     """
-    keys = ["file_id", *(["block"] if by_lines else []), *marks]
+    keys = ["file_id", *(["block"] if by_lines else []), *FLAGS]
     first_row = [F.min("row").alias("first_row")] if by_lines else []
     of_day = F.lit(None).cast("bigint") if day is None else day
     days = [F.min(of_day).alias("first_day"), F.max(of_day).alias("last_day")]
-    return frame.groupBy(*keys).agg(F.count(F.lit(1)).alias("alike"), *days, *first_row)
+    return frame.groupBy(*keys).agg(F.count(F.lit(1)).alias("row_count"), *days, *first_row)
 
 
 def profile_files(counted: DataFrame, checked: Checked, *, by_lines: bool) -> dict[int, FileProfile]:
     """Count rows by fate for each file_id, in one pass and one small shuffle.
 
-    `counted` is from `count_alike` and has MARKS. `by_lines` says that its rows come from `line_records`: blank lines,
+    `counted` is from `count_by_flags`. `by_lines` says that its rows come from `line_records`: blank lines,
     which are no rows, and each file's own header line are among them then.
     """
     profiles: dict[int, FileProfile] = defaultdict(FileProfile)
@@ -69,7 +68,7 @@ def profile_files(counted: DataFrame, checked: Checked, *, by_lines: bool) -> di
     groups = counted.collect()
     header_left = {row["file_id"] for row in groups} if by_lines else set()
     for row in sorted(groups, key=lambda row: not row["is_header"]):
-        rows, lines = row["alike"] if row["lines"] else 0, row["alike"] * row["lines"]
+        rows, lines = row["row_count"] if row["lines"] else 0, row["row_count"] * row["lines"]
         profile = profiles[row["file_id"]]
         if row["is_header"] and row["file_id"] in header_left:
             header_left.remove(row["file_id"])
@@ -78,7 +77,7 @@ def profile_files(counted: DataFrame, checked: Checked, *, by_lines: bool) -> di
         if by_lines:
             block = profile.blocks.get(row["block"], Block(row["first_row"], 0))
             first_row = min(block.first_row, row["first_row"])
-            profile.blocks[row["block"]] = Block(first_row, block.lines + row["alike"])
+            profile.blocks[row["block"]] = Block(first_row, block.lines + row["row_count"])
     return profiles
 
 
@@ -100,7 +99,7 @@ def _add(profile: FileProfile, row: Any, rows: int, lines: int, checked: Checked
             profile.days = min(known[0], row["first_day"]), max(known[1], row["last_day"])
 
 
-def most_of_a_day(profiles: Iterable[FileProfile]) -> int:
+def max_rows_per_day(profiles: Iterable[FileProfile]) -> int:
     """No day has more kept rows than this, as every file might have all of its rows on any of its days."""
     changes: Counter[int] = Counter()
     for profile in profiles:
@@ -113,32 +112,21 @@ def most_of_a_day(profiles: Iterable[FileProfile]) -> int:
 
 @dataclass(frozen=True)
 class References:
-    """Keys that rows are looked up in: (track_id) and (user_id), each unique; None where they don't matter.
-
-    With `numbers`, tracks have a `track_no` too, which stands for the id within this run, and `hashes_differ`.
-    """
+    """Keys that listens are looked up in: (track_id) and (user_id), each unique; None where they don't matter."""
 
     tracks: DataFrame | None = None
     users: DataFrame | None = None
-    numbers: bool = False
 
     def look_up(self, frame: DataFrame) -> DataFrame:
-        """Add `known_track`, `track_no` (or NULL) and `known_user` (one row in, one row out)."""
-        if self.numbers and self.tracks is not None:
-            numbered = join_by_hash(frame, self.tracks, "track_id", "track_no")
-            frame = numbered.withColumn("known_track", F.col("track_no").isNotNull())
-        else:
-            frame = _marked(frame, self.tracks, "track_id", "known_track").withColumn(
-                "track_no", F.lit(None).cast("int")
-            )
-        return _marked(frame, self.users, "user_id", "known_user")
+        """Add `known_track` and `known_user` (one row in, one row out)."""
+        return _flagged(_flagged(frame, self.tracks, "track_id", "known_track"), self.users, "user_id", "known_user")
 
 
-def _marked(frame: DataFrame, keys: DataFrame | None, column: str, flag: str) -> DataFrame:
+def _flagged(frame: DataFrame, keys: DataFrame | None, column: str, flag: str) -> DataFrame:
     if keys is None:
         return frame.withColumn(flag, F.lit(True))
-    marked = keys.select(column, F.lit(True).alias(flag))
-    return frame.join(marked, on=column, how="left").withColumn(flag, F.coalesce(flag, F.lit(False)))
+    known = keys.select(column, F.lit(True).alias(flag))
+    return frame.join(known, on=column, how="left").withColumn(flag, F.coalesce(flag, F.lit(False)))
 
 
 def verdict(profile: FileProfile, checked: Checked, settings: Settings) -> tuple[str, str] | None:

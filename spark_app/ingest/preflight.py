@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import errno
 import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from kpi_common.files import storage_for
 from spark_app.config.contracts import Contract, load_contract
+from spark_app.errors import StorageError
 from spark_app.ingest.csv_records import FIRST_NOT_WHITE
-from spark_app.run.files import InputFile
+from spark_app.run.files import UNREAD, InputFile
 from spark_app.spark.columns import WHITE_SPACE
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ _MAX_LINE = 32 * 1024 * 1024  # longer ones would be several times in memory, of
 _BOM = codecs.BOM_UTF8
 _PATTERN_CHARACTERS = set("{}[]*?\\")
 _GZIP = 16 + zlib.MAX_WBITS
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO}
 _FIRST_NOT_WHITE = FIRST_NOT_WHITE.encode()
 
 
@@ -57,17 +60,37 @@ def inspect_files(files: list[InputFile], spark: Callable[[], SparkSession], on_
     """Inspect files, in the order given: on the driver if they are small in all, else on the executors."""
     if sum(file.size for file in files) <= on_driver_bytes:
         with ThreadPoolExecutor(8) as pool:
-            return list(pool.map(inspect_file, files))
+            return list(pool.map(_inspect_or_refuse, files))
     context = spark().sparkContext
     slices = min(len(files), 8 * context.defaultParallelism)
-    return context.parallelize(files, slices).map(inspect_file).collect()
+    return context.parallelize(files, slices).map(_inspect_or_refuse).collect()
+
+
+def _inspect_or_refuse(file: InputFile) -> Inspection:
+    """Refuse a file that may not be read, with the system's reason: it must not hold up the others."""
+    try:
+        return inspect_file(file)
+    except (OSError, StorageError) as error:
+        if not _is_refusal(error):
+            raise
+        return Inspection(replace(file, etag=file.etag or UNREAD), reason="unreadable_file", message=str(error))
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether this one file is meant (S3's 403 and 404 too), rather than a store that is out of order for a while."""
+    while error is not None:
+        answer = getattr(error, "response", {}).get("ResponseMetadata", {})
+        if (isinstance(error, OSError) and error.errno in _REFUSALS) or answer.get("HTTPStatusCode") in {403, 404}:
+            return True
+        error = getattr(error, "backend_error", None) or error.__cause__
+    return False
 
 
 def inspect_file(file: InputFile) -> Inspection:
     """Read all bytes of one file; a local file's etag (MD5) comes out of it too."""
     against = _name_problem(file)
     if against is not None:
-        return Inspection(replace(file, etag=file.etag or "unread"), reason=against[0], message=against[1])
+        return Inspection(replace(file, etag=file.etag or UNREAD), reason=against[0], message=against[1])
     checksum = hashlib.md5(usedforsecurity=False) if file.etag is None else None
     with storage_for(file.uri).open(file.uri) as raw:
         if file.compressed and checksum is not None:

@@ -10,11 +10,10 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from spark_app.config.contracts import Dataset
-from spark_app.ingest.file_profile import References
-from spark_app.ingest.listen_rows import LISTEN, with_track_ids
 from spark_app.ingest.validation import Checked
-from spark_app.spark.columns import instant_to_local, optimizer_barrier
+from spark_app.spark.columns import instant_to_local
 
+LISTEN = ("file_id", "user_id", "track_id", "listen_time")  # what makes two rows of a file say the same
 STREAM_PARTITIONS = ("listen_date",)
 _MICROS_PER_DAY = 86_400_000_000
 QUARANTINE_SCHEMA = (
@@ -23,29 +22,19 @@ QUARANTINE_SCHEMA = (
 )
 
 
-def staged_streams(
-    kept: DataFrame, references: References, kpi_time_zone: str, buckets: int, partitions: int
-) -> DataFrame:
+def staged_streams(kept: DataFrame, kpi_time_zone: str, buckets: int, partitions: int) -> DataFrame:
     """Grain: (file_id, user_id, track_id, listen_time), with `copies`, the rows of the file that say the same.
 
-    `kept` are rows of `listen_rows`, `references` what they were looked up in. One shuffle brings the rows of a date
-    together (in `buckets` parts), so that duplicates are found and each date is written as few files;
-    in these, listens of a track follow one another where tracks have numbers.
+    One shuffle brings the rows of a date together (in `buckets` parts), so that duplicates are found and each date is
+    written as few files.
     """
     place = listen_day(kpi_time_zone)
     if buckets > 1:
         place = place * F.lit(buckets) + F.pmod(F.hash("user_id"), F.lit(buckets))
     placed = kept.select(*LISTEN, place.alias("place")).repartition(partitions, "place")
     unique = placed.groupBy("place", *LISTEN).agg(F.count(F.lit(1)).cast("int").alias("copies"))
-    if references.numbers:
-        # Listens of a track one after another: what is looked up by track, here and for the KPIs, is at hand then.
-        # The optimiser would drop this order, as a join comes after it.
-        ordered = unique.sortWithinPartitions("track_no")
-        unique = ordered.withColumn("copies", optimizer_barrier(F.col("copies")).cast("int"))
     day = F.date_from_unix_date(_rounded_down(F.col("place"), buckets).cast("int"))
-    return with_track_ids(unique, references).select(
-        "file_id", "user_id", "track_id", "listen_time", "copies", day.alias("listen_date")
-    )
+    return unique.select(*LISTEN, "copies", day.alias("listen_date"))
 
 
 def listen_day(kpi_time_zone: str) -> Column:

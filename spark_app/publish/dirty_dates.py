@@ -1,12 +1,12 @@
-"""Progress (`ops/progress`): the versions of the staged tables that the KPIs were last made from, and what is due.
+"""Which dates are due: what changed in the staged tables since the versions that the KPIs were last made from.
 
-One row, replaced in one commit after all KPI tables were. Dates are dirty when data of their partition changed since,
+Dates are dirty when data of their partition changed since,
 or when a song that they played did; so a run with no new file still finishes what a killed one left.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from pyspark.sql import functions as F
 
@@ -14,22 +14,7 @@ from spark_app.config.contracts import Dataset
 from spark_app.kpis.song_catalogue import changed_tracks, current_songs
 from spark_app.lake.delta_tables import LogGoneError, Table
 from spark_app.run.context import Context
-from spark_app.spark.local_frames import local_frame
-
-_SCHEMA = "run_id string, streams_version bigint, songs_version bigint, users_version bigint, updated_at timestamp"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Versions of the staged tables; -1 is "before the first"."""
-
-    streams_version: int = -1
-    songs_version: int = -1
-    users_version: int = -1
-
-    def of(self, dataset: Dataset) -> int:
-        """Version of one staged table."""
-        return int(getattr(self, f"{dataset}_version"))
+from spark_app.run.state import Progress
 
 
 @dataclass(frozen=True)
@@ -38,35 +23,6 @@ class DirtyDates:
 
     dates: frozenset[str]
     may_be_emptied: frozenset[str]
-
-
-def load_progress(context: Context) -> Progress:
-    """Read the progress; all -1 on a new lake."""
-    table = context.lake.progress
-    newest = table.newest_commit()
-    if newest is None:
-        return Progress()
-    if "versions" in newest.user_metadata:  # as `save_progress` told it: no need to start Spark
-        return Progress(**newest.user_metadata["versions"])
-    row = table.read(context.spark).first()
-    if row is None:
-        return Progress()
-    return Progress(row["streams_version"], row["songs_version"], row["users_version"])
-
-
-def save_progress(context: Context, before: Progress, progress: Progress) -> None:
-    """Record what the KPIs were made from, if that is news."""
-    if progress == before:
-        return
-    row = (
-        context.run_id,
-        progress.streams_version,
-        progress.songs_version,
-        progress.users_version,
-        context.now,
-    )
-    frame = local_frame(context.spark, [row], _SCHEMA)
-    context.lake.progress.replace(frame, None, context.metadata("progress", versions=asdict(progress)))
 
 
 def staged_versions(context: Context) -> Progress:

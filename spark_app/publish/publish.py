@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -24,20 +23,17 @@ from spark_app.kpis.inputs import (
     unique_listens,
 )
 from spark_app.publish.audit import failed, judge, judge_emptied, sum_expectations, table_expectations
-from spark_app.publish.dirty_dates import DirtyDates, Progress, all_dates
+from spark_app.publish.dirty_dates import DirtyDates, all_dates
 from spark_app.run.context import Context
+from spark_app.run.state import Progress
 from spark_app.spark.hash_join import MANY_ROWS, hashes_differ
 from spark_app.spark.session import widen_shuffles
 
 _TABLES_AT_ONCE = 3
 
 
-def publish(
-    context: Context, dirty: DirtyDates, versions: Progress, catalogues: CatalogueAhead, before: Callable[[], None]
-) -> dict[str, DataFrame]:
+def publish(context: Context, dirty: DirtyDates, versions: Progress) -> dict[str, DataFrame]:
     """Make the KPI tables of these dates equal a computation over everything staged at `versions`.
-
-    `before` is called when all is computed, before any table is changed.
 
     Returns:
         By table, the rows that were written: all that the tables now hold of these dates.
@@ -47,14 +43,12 @@ def publish(
     """
     dates = sorted(dirty.dates)
     if not dates:
-        before()
         return {}
     log("dates to compute", dates=len(dates), first=dates[0], last=dates[-1])
     with ExitStack() as cached:
         with context.steps.step("compute and audit KPIs"):
-            frames, staged_counts = _compute(context, dates, versions, catalogues, cached)
+            frames, staged_counts = _compute(context, dates, versions, CatalogueAhead(context), cached)
             _audit(context, frames, staged_counts, dirty)
-            before()
         with context.steps.step("publish KPIs"):
             _write(context, frames, dates)
     return frames

@@ -9,6 +9,8 @@ from enum import StrEnum
 
 from spark_app.config.contracts import Dataset
 
+UNREAD = "unread"  # the etag of a local file that was rejected before its content was read
+
 
 @dataclass(frozen=True)
 class InputFile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -26,7 +27,7 @@ class AuditResult:
     detail: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class FileOutcome:
     """What this run did with one file."""
 
@@ -72,9 +73,9 @@ class RunResult:
     status: str = "succeeded"
     exit_code: int = 0
     error: dict[str, str] | None = None
-    files: list[FileOutcome] = field(default_factory=list)
-    unlisted: Counter[str] = field(default_factory=Counter)
-    passed_over: list[dict[str, Any]] = field(default_factory=list)
+    files: dict[str, FileOutcome] = field(default_factory=dict)
+    skipped_counts: Counter[str] = field(default_factory=Counter)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     quality: dict[str, Any] = field(default_factory=dict)
     dirty_dates: list[str] = field(default_factory=list)
@@ -84,13 +85,21 @@ class RunResult:
     cost: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
 
+    def record(self, outcomes: Iterable[FileOutcome]) -> None:
+        """Add outcomes of files, in the place of what was known of these before."""
+        self.files.update((outcome.file.name, outcome) for outcome in outcomes)
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """How many files had which outcome."""
+        return Counter(file.outcome for file in self.files.values()) + self.skipped_counts
+
     def as_json(self, finished_at: datetime, steps: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the content of result.json (schema `conf/schemas/run_result.schema.json`)."""
-        by_dataset = {
-            name: _totals([f for f in self.files if f.file.dataset == name]) for name in _datasets(self.files)
-        }
+        files = list(self.files.values())
+        names = sorted({str(f.file.dataset) for f in files})
+        by_dataset = {name: _totals([f for f in files if f.file.dataset == name]) for name in names}
         streams = by_dataset.get("streams", _totals([]))
-        outcomes = Counter(f.outcome for f in self.files) + self.unlisted
         return {
             "schema_version": 1,
             "run_id": self.run_id,
@@ -104,10 +113,10 @@ class RunResult:
             "input": self.input,
             "lake": self.lake,
             "error": self.error,
-            "files": [f.as_json() for f in self.files],
-            "passed_over": self.passed_over,
+            "files": [f.as_json() for f in files],
+            "passed_over": self.skipped,
             "ignored_files": self.ignored,
-            "totals": {"files": dict(outcomes), **streams},
+            "totals": {"files": dict(self.outcomes), **streams},
             "totals_by_dataset": by_dataset,
             "quality": self.quality,
             "dirty_dates": self.dirty_dates,
@@ -131,10 +140,6 @@ def write_result(lake: Lake, content: dict[str, Any]) -> str:
         if storage_for(uri).write_if(uri, data, None) is None:
             raise
     return uri
-
-
-def _datasets(files: list[FileOutcome]) -> list[str]:
-    return sorted({str(f.file.dataset) for f in files})
 
 
 def _totals(files: list[FileOutcome]) -> dict[str, Any]:

@@ -158,6 +158,6 @@ def _result() -> dict[str, Any]:
         if name == "streams/bad.csv":
             samples = [{"raw": "x,y,z", "reasons": ["invalid_user_id"]}]
             outcome = FileOutcome(file, "rejected", "too_many_quarantined", "1 of 1 rows are bad", samples=samples)
-        result.files.append(outcome)
+        result.record([outcome])
     content: dict[str, Any] = json.loads(json.dumps(result.as_json(at, []), default=str))
     return content

@@ -24,8 +24,8 @@ TABLES = {
     **{table: ", ".join(columns) for table, columns in COLUMNS.items()},
 }
 LEDGER = (
-    "name, dataset, etag, size, status, reason, message, rows, valid, duplicates, quarantined, waiting, "
-    "unknown_users, quarantined_by_reason"
+    *("name", "dataset", "etag", "size", "status", "reason", "message", "rows", "valid", "duplicates", "quarantined"),
+    *("waiting", "unknown_users", "quarantined_by_reason"),
 )
 KPI_TABLES = ("DailyGenreKPIs", "TopSongsPerGenre", "HourlyKPIs")
 OF_A_RUN = ("version", "run_id", "updated_at", "writing_version")
@@ -43,13 +43,12 @@ class LakeSnapshot:
 
     def fates(self) -> list[Any]:
         """The version of each file that counts: the accepted one, else the last that was judged."""
-        rows = self.rows("ops/ingested_files", f"{LEDGER}, file_id, version")
-        newest: dict[str, Any] = {}
-        status = LEDGER.split(", ").index("status")
-        for row in sorted(rows, key=lambda row: (row[status] == "accepted", row[-1])):
-            if row[status] not in {"abandoned", "pending"} or row[0] not in newest:
-                newest[row[0]] = row[:-2]
-        return sorted(newest.values())
+        shards = [json.loads(path.read_bytes()) for path in (self.folder / "ops" / "files").glob("*.json")]
+        fates = []
+        for versions in (versions for shard in shards for versions in shard.values()):
+            newest = max(versions, key=lambda v: (v["status"] != "abandoned", v["status"] == "accepted", v["version"]))
+            fates.append([str(newest[name]) for name in LEDGER])
+        return sorted(fates)
 
     def rows(self, table: str, columns: str) -> list[Any]:
         """All rows of the newest version of a table, in order."""

@@ -6,9 +6,9 @@ The application itself is not touched: its functions that reach the lake are wra
 from __future__ import annotations
 
 import functools
+import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,19 @@ from spark_app import cli  # noqa: E402 (not before the path is right)
 from spark_app.errors import StorageError  # noqa: E402
 from spark_app.lake import lock  # noqa: E402
 from spark_app.lake.delta_tables import Table  # noqa: E402
-from tests.faults.points import LONGEST_HOLD_S, LostReply, Points  # noqa: E402
+from tests.faults.points import LostReply, Points  # noqa: E402
 
 WRITES = ("write", "write_if", "delete_if", "delete_folder")
 
 
-def name_of(uri: str, method: str) -> str:
-    """Name a file of the lake by its kind, whatever the run is called."""
+def name_of(uri: str, method: str, data: object = b"") -> str:
+    """Name a file of the lake by its kind, whatever the run is called, and the state by the step that writes it."""
     parts = uri.split("/")
     last = parts[-1]
+    if last == "state.json" and isinstance(data, bytes):
+        return f"ops/state.json {json.loads(data)['step']}"
+    if parts[-3:-1] == ["ops", "files"]:
+        return "a shard of ops/files"
     if last == "lake.lock":
         return "give back the lake's lock" if method == "delete_if" else "take the lake's lock"
     if last == "_first_write":
@@ -50,7 +54,7 @@ def wrap_storage(points: Points, kind: type[Any]) -> None:
         @functools.wraps(original)
         def wrapped(self: Any, uri: str, *rest: Any, _original: Any = original, _method: str = method) -> Any:
             try:
-                return points.around(name_of(uri, _method), lambda: _original(self, uri, *rest))
+                return points.around(name_of(uri, _method, *rest[:1]), lambda: _original(self, uri, *rest))
             except LostReply as error:
                 raise StorageError(str(error)) from error
 
@@ -75,8 +79,6 @@ def wrap_tables(points: Points) -> None:
     def wrapped(self: Table, frame: Any, where: Any, metadata: dict[str, Any], *rest: Any, **more: Any) -> int:
         name = f"{'/'.join(self.uri.split('/')[-2:])} {metadata['step']}"
         points.reached(f"{name}: before")
-        if name.startswith("staged/") and points.waits_for_ever(name):
-            time.sleep(LONGEST_HOLD_S)
         points.kill_at_first_data_file(self.uri, name)
         version = replace(self, frame, where, metadata, *rest, **more)
         points.reached(f"{name}: after")

@@ -19,44 +19,46 @@ def reply_lost(point: str) -> Plan:
     return Plan(point, "lose")
 
 
-# Of an empty lake: in the midst of writes, first writes of tables, and what SECOND_DAY leaves out. Staged tables are
-# written side by side: a death at one of them keeps the others from landing, a lost reply does not, so it comes last.
+# Of an empty lake: in the midst of writes, first writes of tables, and what SECOND_DAY leaves out. From the death while
+# files were judged on, each is judged apart from the others.
 FIRST_DAY = [
     killed("take the lake's lock: after"),
     killed("lake.json: inside"),
     reply_lost("lake.json: after"),
-    killed("ops/ingested_files open: inside"),
-    reply_lost("ops/ingested_files open: after"),
-    killed("ingested_files_copy.json.gz: after"),
+    killed("ops/state.json judge: inside"),
+    killed("ops/state.json judge: after"),
+    killed("ops/state.json open: inside"),
+    reply_lost("ops/state.json open: after"),
     killed("quarantine/records quarantine: inside"),
     killed("staged/users stage: after"),
+    reply_lost("staged/songs stage: after"),
     killed("staged/streams first write begun: inside"),
     killed("staged/streams stage: inside"),
-    reply_lost("staged/songs stage: after"),
-    reply_lost("ops/ingested_files recover: after"),
+    reply_lost("ops/state.json recover: after"),
+    killed("a shard of ops/files: after"),
     killed("kpis/hourly publish: inside"),
     reply_lost("kpis/top_songs publish: after"),
-    reply_lost("ops/progress progress: after"),
+    reply_lost("ops/state.json progress: after"),
     reply_lost("export manifest: after"),
 ]
 # Of a lake with data: a corrected file, a late one, new ones, a refused one, a song that changes.
 SECOND_DAY = [
-    killed("ops/ingested_files open: after"),
-    killed("ops/ingested_files recover: after"),
+    killed("ops/state.json open: after"),
+    killed("ops/state.json recover: after"),
     killed("quarantine/records quarantine: after"),
     killed("staged/songs stage: after"),
     killed("staged/streams stage: after"),
     # Of the refused file; of all others recovery has seen that they are staged.
-    killed("ops/ingested_files settle: inside"),
-    killed("ops/ingested_files settle: after"),
+    killed("ops/state.json settle: inside"),
+    killed("ops/state.json settle: after"),
     # KPI tables are written side by side: only before the progress it is sure that all of them are there.
     killed("kpis/daily_genre publish: after"),
     killed("kpis/top_songs publish: after"),
     killed("kpis/top_genres publish: after"),
     killed("kpis/hourly publish: after"),
     killed("kpis/hourly_top_artists publish: after"),
-    killed("ops/progress progress: before"),
-    killed("ops/progress progress: after"),
+    killed("ops/state.json progress: before"),
+    killed("ops/state.json progress: after"),
     # Only the export is left to do, so it alone is begun again each time.
     killed("export DailyGenreKPIs part-00000: inside"),
     killed("export HourlyKPIs part-00000: after"),

@@ -2,7 +2,7 @@
 
 The plan is in the environment variable `FAULTS`, as JSON:
 
-    {"trace": FILE, "point": "ops/progress progress: before", "nth": 1, "do": "kill"}
+    {"trace": FILE, "point": "ops/state.json progress: before", "nth": 1, "do": "kill"}
 
 In place of `point`, `total` counts all points; with `delay`, so many seconds pass before the kill. `do` is `kill` (the
 whole process group, at once), `lose` (only after a write: it is done, but an error is raised as if it was not),
@@ -99,11 +99,6 @@ class Points:
             self.reached(point, " (no commit yet)" if _commits(table) == commits else " (too late)")
 
         threading.Thread(target=watch, daemon=True).start()
-
-    def waits_for_ever(self, name: str) -> bool:
-        """Whether a write must not get ahead: where staged tables are written side by side, only one is to land."""
-        table = str(self.plan.get("point", "")).partition(" ")[0]
-        return self.plan["do"] == "kill" and table.startswith("staged/") and table != name.partition(" ")[0]
 
     def _is_planned(self, point: str) -> bool:
         if "total" in self.plan:

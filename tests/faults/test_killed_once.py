@@ -15,7 +15,7 @@ from tests.faults.sample import Sample
 
 pytestmark = pytest.mark.integration
 # Everything is staged and nothing is settled. (Recovery once forgot how many listens waited for their songs.)
-POINTS = ("ops/ingested_files settle: inside",)
+POINTS = ("ops/state.json settle: inside",)
 
 
 def run_here(spark: SparkSession, source: Path, lake: Path, run_id: str) -> int:

@@ -16,7 +16,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from spark_app.config.contracts import Dataset
-from spark_app.ingest.discovery import is_passed_over
+from spark_app.ingest.discovery import is_ignored
 from spark_app.ingest.preflight import inspect_file
 from spark_app.run.files import InputFile
 from tests.hostile.mutations import HostileFiles, read_seeds
@@ -141,7 +141,7 @@ def test_a_look_into_a_file_finds_what_the_independent_engine_finds(sample: Path
     looked_at = 0
     for file in HostileFiles(7, read_seeds(sample), huge_fields=0).make(400):
         dataset, _, relative = file.name.partition("/")
-        if is_passed_over(relative):
+        if is_ignored(relative):
             continue
         file.write(tmp_path)
         path = str(tmp_path / file.name)

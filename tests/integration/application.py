@@ -23,8 +23,6 @@ DELTA_TABLES = (
     "staged/users",
     "quarantine/records",
     *COLUMNS,
-    "ops/ingested_files",
-    "ops/progress",
 )
 COUNTS = ("rows", "valid", "duplicates", "quarantined", "waiting")
 

@@ -20,9 +20,10 @@ import pytest
 from pyspark.sql import SparkSession
 
 from spark_app.cli import main
-from spark_app.ingest.file_ledger import load_ledger
+from spark_app.ingest.file_ledger import LedgerFolder
 from spark_app.lake.tables import Lake
 from spark_app.run.files import Status
+from spark_app.run.state import StateFile
 from tests.integration.application import Application, NewFile, differences
 from tests.integration.bad_files import HEADERS, MODIFIED, rows
 from tests.oracle import Oracle
@@ -89,7 +90,7 @@ class Place:
     def end(self) -> dict[str, list[Any]]:
         """All that two lakes of the same data have in common, in order; without run ids, numbers and times."""
         lake = Lake(str(self.application.lake))
-        ledger = load_ledger(self.application.spark, lake.ingested_files)
+        ledger = LedgerFolder(StateFile(lake, "")).read_all()
         accepted = ledger.with_status(Status.ACCEPTED)
         names = {version.file_id: version.name for version in accepted}
         streams = self.application.rows("staged/streams", ("file_id", "user_id", "track_id", "listen_time", "copies"))

@@ -1,8 +1,9 @@
 """Small frames and contracts, as the modules under test get them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -11,6 +12,10 @@ from spark_app.config.contracts import Contract, Dataset, load_contract
 from spark_app.config.settings import Settings, load_settings
 from spark_app.ingest.csv_records import RECORD_SCHEMA, split_fields
 from spark_app.ingest.validation import Checked, check
+from spark_app.lake.tables import Lake
+from spark_app.log import Steps
+from spark_app.run.context import Context
+from spark_app.run.result import RunResult
 
 FILE_TIME = datetime(2024, 6, 26, tzinfo=UTC)
 SONGS = (
@@ -29,6 +34,19 @@ HEADERS = {
 def settings(*assignments: str) -> Settings:
     """The settings of the repository, with some of one's own."""
     return load_settings("local", assignments, {})
+
+
+def no_spark() -> SparkSession:
+    """In the place of a session, where none must be started."""
+    raise AssertionError("Spark was asked for")
+
+
+def a_context(
+    lake: Path, start_spark: Callable[[], SparkSession] = no_spark, *assignments: str, run_id: str = "r"
+) -> Context:
+    """What a run needs on a lake."""
+    result = RunResult(run_id, "run", str(lake), None, datetime.now(UTC))
+    return Context(start_spark, settings(*assignments), Lake(str(lake)), run_id, result, Steps())
 
 
 def instant(text: str) -> datetime:

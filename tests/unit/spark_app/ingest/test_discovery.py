@@ -9,7 +9,7 @@ import pytest
 
 from spark_app.config.contracts import Dataset
 from spark_app.errors import UsageError
-from spark_app.ingest.discovery import is_passed_over, list_input, read_manifest
+from spark_app.ingest.discovery import is_ignored, list_input, read_manifest
 
 
 def put(path: Path, data: bytes = b"x", modified_at: float = 1_719_300_000) -> Path:
@@ -67,7 +67,7 @@ def test_a_name_in_other_bytes_than_utf_8_is_told_and_passed_over(tmp_path: Path
     ],
 )
 def test_only_files_that_are_meant_to_be_input_are_taken(name: str, passed_over: bool) -> None:
-    assert is_passed_over(name) is passed_over
+    assert is_ignored(name) is passed_over
 
 
 def test_files_that_are_passed_over_are_named(tmp_path: Path) -> None:

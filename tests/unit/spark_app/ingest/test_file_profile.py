@@ -7,12 +7,11 @@ from pyspark.sql import functions as F
 
 from spark_app.config.contracts import Dataset, load_contract
 from spark_app.ingest.file_profile import (
-    MARKS,
     FileProfile,
     References,
-    count_alike,
+    count_by_flags,
     dataset_quality,
-    most_of_a_day,
+    max_rows_per_day,
     profile_files,
     quality,
     verdict,
@@ -25,7 +24,7 @@ TIME = "2024-06-25 10:00:00"
 
 
 def profiled(rows: Checked, *, by_lines: bool) -> FileProfile:
-    counted = count_alike(rows.frame, MARKS, by_lines=by_lines)
+    counted = count_by_flags(rows.frame, by_lines=by_lines)
     return profile_files(counted, rows, by_lines=by_lines)[1]
 
 
@@ -48,25 +47,16 @@ def test_rows_are_counted_by_fate_before_duplicates_are_taken_out(spark: SparkSe
 def test_the_days_of_a_file_are_those_of_its_kept_rows(spark: SparkSession) -> None:
     rows = checked(spark, Dataset.STREAMS, f"1,t,{TIME}", "1,t,2024-06-23 10:00:00", "x,t,2024-06-20 10:00:00")
     rows = replace(rows, frame=References().look_up(rows.frame))
-    counted = count_alike(rows.frame, MARKS, by_lines=False, day=listen_day("UTC"))
+    counted = count_by_flags(rows.frame, by_lines=False, day=listen_day("UTC"))
     assert profile_files(counted, rows, by_lines=False)[1].days == (19897, 19899)
 
 
 def test_a_day_has_at_most_the_rows_of_all_files_that_may_have_it() -> None:
     one_day, two_days = FileProfile(rows=5, days=(10, 10)), FileProfile(rows=7, quarantined=1, days=(10, 11))
     other = FileProfile(rows=8, days=(12, 12))
-    assert most_of_a_day([one_day, two_days, other]) == 11
-    assert most_of_a_day([two_days, other]) == 8
-    assert most_of_a_day([FileProfile()]) == most_of_a_day([]) == 0
-
-
-def test_a_track_is_looked_up_with_its_number_where_tracks_have_some(spark: SparkSession) -> None:
-    tracks = spark.createDataFrame([("known", 3)], "track_id string, track_no int")
-    rows = checked(spark, Dataset.STREAMS, f"1,known,{TIME}", f"1,new,{TIME}").frame
-    found = References(tracks=tracks, numbers=True).look_up(rows).select("track_id", "known_track", "track_no")
-    assert sorted(map(tuple, found.collect())) == [("known", True, 3), ("new", False, None)]
-    without = References(tracks=tracks.select("track_id")).look_up(rows).select("track_id", "known_track", "track_no")
-    assert sorted(map(tuple, without.collect())) == [("known", True, None), ("new", False, None)]
+    assert max_rows_per_day([one_day, two_days, other]) == 11
+    assert max_rows_per_day([two_days, other]) == 8
+    assert max_rows_per_day([FileProfile()]) == max_rows_per_day([]) == 0
 
 
 def test_only_the_files_own_header_is_no_row(spark: SparkSession) -> None:

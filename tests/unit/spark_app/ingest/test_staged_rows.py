@@ -7,25 +7,15 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_app.config.contracts import Dataset
-from spark_app.ingest.file_profile import References
 from spark_app.ingest.staged_rows import quarantine_records, staged_songs, staged_streams, staged_users
 from tests.unit.spark_app.builders import checked, instant
 
-LISTENS = "file_id int, user_id bigint, track_no int, track_without_no string, listen_time timestamp"
-STAGED = "file_id int, user_id bigint, track_id string, listen_time timestamp, copies int, listen_date date"
+LISTENS = "file_id int, user_id bigint, track_id string, listen_time timestamp"
+STAGED = f"{LISTENS}, copies int, listen_date date"
 
 
-def listens(spark: SparkSession, *rows: tuple[int, int, int | str, str]) -> DataFrame:
-    """Rows of listens: a track is a number if it has one, else its id."""
-    tracks = [(track, None) if isinstance(track, int) else (None, track) for _, _, track, _ in rows]
-    kept = [(f, u, *track, instant(time)) for (f, u, _, time), track in zip(rows, tracks, strict=True)]
-    return spark.createDataFrame(kept, LISTENS)
-
-
-def numbered(spark: SparkSession) -> References:
-    return References(
-        tracks=spark.createDataFrame([("t1", 1), ("t2", 2)], "track_id string, track_no int"), numbers=True
-    )
+def listens(spark: SparkSession, *rows: tuple[int, int, str, str]) -> DataFrame:
+    return spark.createDataFrame([(f, u, track, instant(time)) for f, u, track, time in rows], LISTENS)
 
 
 def names(spark: SparkSession) -> DataFrame:
@@ -42,23 +32,8 @@ def test_a_repeated_listen_is_kept_once_in_each_file_with_its_copies(spark: Spar
         (2, 7, "t", instant(same), 1, day),
         (1, 7, "t", instant("2024-06-25 10:00:01"), 1, day),
     ]
-    found = staged_streams(frame, References(), "UTC", buckets, 2)
+    found = staged_streams(frame, "UTC", buckets, 2)
     assert_df_equality(found, spark.createDataFrame(expected, STAGED), ignore_row_order=True, ignore_nullable=True)
-
-
-def test_tracks_that_have_numbers_get_their_ids_back_and_others_keep_theirs(spark: SparkSession) -> None:
-    time, day = "2024-06-25 10:00:00", date(2024, 6, 25)
-    frame = listens(spark, (1, 7, 1, time), (1, 7, 2, time), (1, 7, 1, time), (1, 7, "new", time), (1, 7, "new", time))
-    expected = [(1, 7, track, instant(time), copies, day) for track, copies in [("t1", 2), ("t2", 1), ("new", 2)]]
-    found = staged_streams(frame, numbered(spark), "UTC", 1, 2)
-    assert_df_equality(found, spark.createDataFrame(expected, STAGED), ignore_row_order=True, ignore_nullable=True)
-
-
-def test_listens_of_a_track_are_written_one_after_another_where_tracks_have_numbers(spark: SparkSession) -> None:
-    """The optimiser drops an order below a join, if it sees it."""
-    rows = [(1, user, 1 + user % 2, "2024-06-25 10:00:00") for user in range(40)]
-    found = staged_streams(listens(spark, *rows), numbered(spark), "UTC", 1, 1).collect()
-    assert [row["track_id"] for row in found] == ["t1"] * 20 + ["t2"] * 20
 
 
 @pytest.mark.parametrize("buckets", [1, 2])
@@ -66,7 +41,7 @@ def test_a_days_listens_are_in_so_many_parts_at_most_each_of_which_becomes_a_fil
     spark: SparkSession, buckets: int
 ) -> None:
     rows = [(1, user, f"t{user}", f"2024-06-{day} 10:00:00") for user in range(40) for day in (24, 25, 26)]
-    found = staged_streams(listens(spark, *rows), References(), "UTC", buckets, 8)
+    found = staged_streams(listens(spark, *rows), "UTC", buckets, 8)
     parts = found.select("listen_date", F.spark_partition_id().alias("part")).distinct().collect()
     of_a_day = Counter(row["listen_date"] for row in parts)
     assert len(of_a_day) == 3
@@ -88,7 +63,7 @@ def test_the_date_is_that_of_the_kpi_time_zone(
     spark: SparkSession, time: str, zone: str, day: date, buckets: int
 ) -> None:
     frame = listens(spark, (1, 7, "t", time))
-    assert [row["listen_date"] for row in staged_streams(frame, References(), zone, buckets, 1).collect()] == [day]
+    assert [row["listen_date"] for row in staged_streams(frame, zone, buckets, 1).collect()] == [day]
 
 
 def test_of_repeated_songs_the_most_popular_counts_then_the_smallest_id_as_a_number(spark: SparkSession) -> None:
