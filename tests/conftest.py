@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from pyspark import RDD, SparkContext
+from pyspark.serializers import BatchedSerializer
 from pyspark.sql import SparkSession
 
 from spark_app.spark.session import build_session
 from tests.faults.report import print_table
+from tests.support.cpu import cpu_seconds
 from tools.spark_submit import SHORT_RUN_JAVA_OPTIONS, spark_home, submit_environment, submit_options
 
 # Many small frames: what a laptop gains on large ones is only start-up here.
@@ -28,7 +31,19 @@ TEST_CONF = {
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.ui.showConsoleProgress": "false",
 }
-FIGURE = "figure"
+FIGURE, CPU = "figure", "cpu"
+COSTLIEST = 10
+
+
+_pickled = RDD._pickled
+
+
+def _as_java_reads_it(rows: RDD[Any]) -> RDD[Any]:
+    """Rows of `createDataFrame` are pickled in batches already; Python workers would only pickle them once more.
+
+    That took 0.3 of the 0.45 CPU s of a small frame.
+    """
+    return rows if isinstance(rows._jrdd_deserializer, BatchedSerializer) else _pickled(rows)
 
 
 @pytest.fixture(scope="session")
@@ -43,12 +58,24 @@ def spark() -> Iterator[SparkSession]:
     os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join([*options, "pyspark-shell"])
     session = build_session(retention_days=30)
     session.sparkContext.setLogLevel("ERROR")
-    yield session
-    session.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RDD, "_pickled", _as_java_reads_it)
+        yield session
+    _stop(session)
     for name in set(environment) - set(given):
         os.environ.pop(name, None)
     os.environ.update(given)
     time.tzset()
+
+
+def _stop(session: SparkSession) -> None:
+    """Wait for the end of Java too, so that its CPU seconds are counted."""
+    gateway: Any = session.sparkContext._gateway
+    session.stop()
+    gateway.shutdown()
+    gateway.proc.stdin.close()
+    gateway.proc.wait()
+    SparkContext._gateway = SparkContext._jvm = None
 
 
 def pytest_configure() -> None:
@@ -65,12 +92,39 @@ def figure(record_property: Callable[[str, Any], None]) -> Callable[[str], None]
     return lambda line: record_property(FIGURE, line)
 
 
+_cpu_so_far = [0.0]
+
+
+def pytest_collection_finish() -> None:
+    """What follows is the tests' own."""
+    _cpu_so_far[0] = cpu_seconds()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Note after the last test of a file what the file cost."""
+    yield
+    if nextitem is None or nextitem.path != item.path:
+        before, _cpu_so_far[0] = _cpu_so_far[0], cpu_seconds()
+        item.user_properties.append((CPU, (item.nodeid.partition("::")[0], _cpu_so_far[0] - before)))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print which faults were tried and what else tests told; in parallel runs no other folder has such a hook."""
-    tests = [test for outcome in ("passed", "failed") for test in terminalreporter.stats.get(outcome, [])]
-    told = [(name, what) for test in tests for name, what in getattr(test, "user_properties", [])]
+    told = _properties(terminalreporter, "passed", "failed")
     print_table(terminalreporter, told)
     if figures := [line for name, line in told if name == FIGURE]:
         terminalreporter.section("figures")
         for line in figures:
             terminalreporter.write_line(line)
+    terminalreporter.section("CPU seconds, of Java and other processes too")
+    files = [what for name, what in _properties(terminalreporter, "", "error") if name == CPU]  # of a test's teardown
+    for name, seconds in sorted(files, key=lambda file: -file[1])[:COSTLIEST]:
+        terminalreporter.write_line(f"{seconds:7.1f}  {name}")
+    terminalreporter.write_line(f"{cpu_seconds():7.1f}  all")
+
+
+def _properties(terminalreporter: Any, *outcomes: str) -> list[tuple[str, Any]]:
+    """What tests noted, in reports of these outcomes."""
+    reports = [report for outcome in outcomes for report in terminalreporter.stats.get(outcome, [])]
+    return [(name, what) for report in reports for name, what in getattr(report, "user_properties", [])]

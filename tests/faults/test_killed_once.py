@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from mypy_boto3_dynamodb import DynamoDBClient
 from pyspark.sql import SparkSession
 
-from spark_app.cli import main
 from tests.faults.conftest import Tell
-from tests.faults.harness import SETTINGS, Plan, Workplace, end_of
+from tests.faults.content import LEDGER, LakeSnapshot
+from tests.faults.harness import SETTINGS, Plan, Workplace
 from tests.faults.sample import Sample
+from tests.integration.application import COUNTS, Application, differences
+from tests.oracle import Oracle
 
 pytestmark = pytest.mark.integration
 # Everything is staged and nothing is settled. (Recovery once forgot how many listens waited for their songs.)
-POINTS = ("ops/state.json settle: inside",)
+POINT = "ops/state.json settle: inside"
 
 
-def run_here(spark: SparkSession, source: Path, lake: Path, run_id: str) -> int:
-    settings = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
-    command = ["run", "--input", str(source), "--lake", str(lake), "--run-id", run_id, *settings]
-    return main(command, spark=spark)
-
-
-def test_killed_and_taken_up(
-    spark: SparkSession, place: Workplace, sample: Sample, dynamodb: DynamoDBClient, table_prefix: str, tell: Tell
-) -> None:
-    undisturbed = Workplace(place.folder / "undisturbed")
-    undisturbed.folder.mkdir()
-    for one, run_id, points in ((undisturbed, "undisturbed", ()), (place, "killed", POINTS)):
-        for number, point in enumerate(points):
-            one.break_off(["run", "--input", str(sample.first)], f"killed.t{number}", Plan(point))
-        assert run_here(spark, sample.first, one.lake, run_id) == 0
-        one.deliver(f"{table_prefix}{run_id}-")
-    end = end_of(place, dynamodb, f"{table_prefix}killed-")
-    differences = end.differences(end_of(undisturbed, dynamodb, f"{table_prefix}undisturbed-"))
-    for point in POINTS:
-        tell(f"empty lake, {point}", equal=not differences)
-    assert differences == []
+def test_killed_and_taken_up(spark: SparkSession, place: Workplace, sample: Sample, tell: Tell) -> None:
+    """Each figure and the fate of each row are those of the independent engine, which nobody disturbed."""
+    place.break_off(["run", "--input", str(sample.first)], "killed", Plan(POINT))
+    application = Application(spark, sample.first, place.lake, {name: str(value) for name, value in SETTINGS.items()})
+    assert application.run() == 0
+    expected = Oracle().run(sample.first)
+    files = [dict(zip(LEDGER, fate, strict=True)) for fate in LakeSnapshot(place.lake).fates()]
+    found = {file["name"]: (file["status"], *(file[count] for count in COUNTS)) for file in files}
+    wanted = {
+        name: (fate.outcome, *(str(getattr(fate, count)) for count in COUNTS)) for name, fate in expected.files.items()
+    }
+    lines = differences(application.kpis(), expected.tables)
+    tell(f"empty lake, {POINT}", equal=found == wanted and not lines)
+    assert found == wanted
+    assert lines == []
+    assert [check for check in application.result()["audit"] if not check["passed"]] == []

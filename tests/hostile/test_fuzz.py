@@ -1,7 +1,7 @@
 """Files spoilt by seed go in beside good ones: every file has one fate, every row too, and it is the oracle's.
 
-A batch in the short run of the tests, 2,000 files in `./build.sh test --all`. `KPI_FUZZ_FILES=20000` and
-`KPI_FUZZ_SEED=…` look further.
+A look into 400 files in the short run of the tests, runs over 2,000 files in `./build.sh test --all`.
+`KPI_FUZZ_FILES=20000` and `KPI_FUZZ_SEED=…` look further.
 """
 
 from __future__ import annotations
@@ -160,14 +160,6 @@ def _reason(file: NewFile, dataset: str) -> str | None:
     except FileRejectedError as error:
         return error.reason
     return None
-
-
-@pytest.mark.slow
-@pytest.mark.sample
-def test_a_batch_of_hostile_files(spark: SparkSession, sample: Path, tmp_path: Path) -> None:
-    files = HostileFiles(0, read_seeds(sample), datasets="streams").make(40)
-    batch = fuzz(spark, tmp_path, [sample], files, seed=0)
-    assert fates_of(batch)["accepted"] > 5
 
 
 @pytest.mark.long

@@ -62,48 +62,16 @@ def refused_songs(place: Place) -> int:
     return place.application.run()
 
 
-def no_songs_later(place: Place) -> int:
+def later_run(place: Place) -> int:
+    """With a new file, and another content under a known name, as a setting allows it."""
     place.start_from_first_run()
-    before = place.listens()
-    shutil.rmtree(place.application.input)
-    place.put(_new_stream("streams/later.csv"))
-    exit_code = place.application.run()
-    assert place.listens() == before + 60
-    return exit_code
-
-
-def only_a_rejected_file(place: Place) -> int:
-    place.start_from_first_run()
-    place.put(NewFile("streams/all bad.csv", all_bad(HEADERS["streams"], ["?"] * 9), LATER))
-    return place.application.run()
-
-
-def reused_name(place: Place) -> int:
-    place.start_from_first_run()
-    before = place.application.kpis()
-    place.put(_new_stream("streams/good.csv"))
-    exit_code = place.application.run()
-    (file,) = place.application.result()["files"]
-    assert (file["outcome"], file["reason"]) == ("rejected", "name_reused")
-    assert differences(place.application.kpis(), before) == []
-    return exit_code
-
-
-def reused_name_allowed(place: Place) -> int:
-    place.start_from_first_run()
-    place.put(_new_stream("streams/good.csv"))
+    place.put(*new_streams("streams/good.csv", "streams/later.csv"))
+    expected = Oracle().run(place.application.input).tables
+    for dataset in ("songs", "users"):
+        shutil.rmtree(place.application.input / dataset)
     exit_code = place.application.run("--set", "allow_name_reuse=true")
-    assert place.listens() == 60
-    assert differences(place.application.kpis(), Oracle().run(place.application.input).tables) == []
-    return exit_code
-
-
-def rejected_correction(place: Place) -> int:
-    place.start_from_first_run()
-    before = place.application.kpis()
-    place.put(NewFile("streams/good.csv", all_bad(HEADERS["streams"], ["?"] * 60), LATER))
-    exit_code = place.application.run()
-    assert differences(place.application.kpis(), before) == []
+    assert place.listens() == 120
+    assert differences(place.application.kpis(), expected) == []
     return exit_code
 
 
@@ -197,9 +165,9 @@ def half_an_export(place: Place) -> int:
     return exit_code
 
 
-def _new_stream(name: str) -> NewFile:
-    """Sixty listens that no other file holds, under any name."""
-    return NewFile(name, rows(HEADERS["streams"], good_rows("streams", "something new")), LATER)
+def new_streams(*names: str) -> list[NewFile]:
+    """Sixty listens each that no other file holds, under any name."""
+    return [NewFile(name, rows(HEADERS["streams"], good_rows("streams", f"new {name}")), LATER) for name in names]
 
 
 def _command(place: Place, lake: Path) -> list[str]:

@@ -105,13 +105,17 @@ def test_ignored_columns_are_noted(batch: Batch) -> None:
 
 
 def test_nothing_but_bad_files_is_nothing_usable(place: Place) -> None:
-    """Each file that the table has as rejected, after a first run with good ones."""
+    """Each file that the table has as rejected, and a name that is used for another content, after a good run."""
     place.start_from_first_run()
-    for case in FILE_CASES:
-        if case.alone:
-            case.file().write(place.application.input)
+    cases = [case for case in FILE_CASES if case.alone]
+    for file in (*(case.file() for case in cases), *bad_runs.new_streams("streams/good.csv")):
+        file.write(place.application.input)
     before = place.application.versions()
     assert place.application.run() == 3
+    result = place.application.result()
+    assert (result["status"], result["error"]["code"]) == ("nothing_usable", "all_rejected")
+    reasons = {case.name: case.reason for case in cases} | {"streams/good.csv": "name_reused"}
+    assert {file["name"]: file["reason"] for file in result["files"] if file["outcome"] == "rejected"} == reasons
     after = place.application.versions()
     assert {table for table in after if after[table] != before[table]} <= {"quarantine/records"}
 

@@ -1,5 +1,6 @@
 """Files that come, change, change back, go and come late: after each step the lake holds what the oracle computes."""
 
+import json
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -35,9 +36,22 @@ class History:
         assert fate_differences(self.application.result(), expected.files) == []
         self.compare()
 
-    def files(self, action: str, name: str) -> None:
+    def files(self, action: str, name: str, exit_code: int = 0) -> None:
         lake = str(self.application.lake)
-        assert main(["files", action, "--lake", lake, name], spark=self.application.spark) == 0
+        assert main(["files", action, "--lake", lake, name], spark=self.application.spark) == exit_code
+
+    def exported_dates(self) -> list[str]:
+        """Of the newest export, which has all dates since the last delivery."""
+        manifests = [
+            json.loads(path.read_text("utf-8")) for path in self.application.lake.glob("exports/*/manifest.json")
+        ]
+        dates: list[str] = max(manifests, key=lambda manifest: manifest["export_seq"])["dates"]
+        return dates
+
+    def deliver(self) -> None:
+        """Leave the writer's receipt in each export."""
+        for manifest in self.application.lake.glob("exports/*/manifest.json"):
+            (manifest.parent / "delivered.json").write_text("{}", "utf-8")
 
     def compare(self) -> None:
         assert differences(self.application.kpis(), self.oracle.tables()) == []
@@ -66,9 +80,12 @@ def test_a_stream_file_is_corrected_changed_back_and_withdrawn(history: History)
     history.run(exit_code=3)
     history.put("streams/a.csv", *_listens((1, "A"), (2, "A"), (3, "B")))
     history.run()
+    history.deliver()
     history.files("withdraw", "streams/b.csv")
     history.oracle.withdraw("streams/b.csv")
     history.compare()
+    assert history.exported_dates() == ["2024-06-25", "2024-06-26"]  # nothing is left of the latter
+    history.files("withdraw", "streams/b.csv", exit_code=2)
     history.run()  # a withdrawn file doesn't come back by itself
     history.files("retry", "streams/b.csv")
     history.oracle.retry("streams/b.csv")

@@ -1,4 +1,4 @@
-"""What the README shows works as shown."""
+"""What the pages show works as shown."""
 
 import re
 import textwrap
@@ -13,12 +13,12 @@ from spark_app.config.dynamodb_layout import KpiTable
 from spark_app.kpis.definition import Kpi, KpiInputs
 from tools.toolchain import ROOT
 
-README = (ROOT / "README.md").read_text("utf-8")
+PAGES = {path: path.read_text("utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
 
 
 def example(language: str) -> str:
-    """The README's only block of code in this language."""
-    (block,) = re.findall(rf"^ *```{language}\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
+    """The only block of code in this language on how to add a KPI."""
+    (block,) = re.findall(rf"^ *```{language}\n(.*?)^ *```$", PAGES[ROOT / "CONTRIBUTING.md"], re.MULTILINE | re.DOTALL)
     return textwrap.dedent(block)
 
 
@@ -45,12 +45,12 @@ def test_the_worked_example_has_a_layout_that_is_accepted() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    places = re.findall(r"\]\(([^)]+)\)", README)
-    assert places
-    assert [place for place in places if not (ROOT / place).exists()] == []
+    links = [(page, link) for page, text in PAGES.items() for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)]
+    assert links
+    assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []
 
 
 def test_commands_that_are_named_exist() -> None:
     build = (ROOT / "build.sh").read_text("utf-8")
-    for command in re.findall(r"\./build\.sh (\w+)", README):
-        assert f"cmd_{command}()" in build
+    commands = {command for text in PAGES.values() for command in re.findall(r"\./build\.sh (\w+)", text)}
+    assert [command for command in sorted(commands) if f"cmd_{command}()" not in build] == []
