@@ -20,15 +20,17 @@ from tests.faults.report import print_table
 from tests.support.cpu import cpu_seconds
 from tools.spark_submit import SHORT_RUN_JAVA_OPTIONS, spark_home, submit_environment, submit_options
 
-# Many small frames: what a laptop gains on large ones is only start-up here.
-TEST_CONF = {
+# What costs a small frame more than it gains; a test asks for it by `as_in_production`.
+OFF = {
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
+TEST_CONF = OFF | {
     "spark.master": "local[2]",
     "spark.sql.shuffle.partitions": "2",
     "spark.default.parallelism": "2",
     "spark.databricks.delta.snapshotPartitions": "1",
-    "spark.sql.adaptive.enabled": "false",
-    "spark.sql.codegen.wholeStage": "false",
-    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.ui.showConsoleProgress": "false",
 }
 FIGURE, CPU = "figure", "cpu"
@@ -66,6 +68,17 @@ def spark() -> Iterator[SparkSession]:
         os.environ.pop(name, None)
     os.environ.update(given)
     time.tzset()
+
+
+@pytest.fixture
+def as_in_production(spark: SparkSession) -> Iterator[None]:
+    """Adaptive execution and generated code."""
+    for name in OFF:
+        spark.conf.unset(name)
+    assert spark.conf.get("spark.sql.adaptive.enabled") == "true"
+    yield
+    for name, value in OFF.items():
+        spark.conf.set(name, value)
 
 
 def _stop(session: SparkSession) -> None:
