@@ -174,15 +174,6 @@ class Table:
         """The table in SQL: Delta's own Python package is not in the image, as it brings pyspark along."""
         return "delta.`" + self.uri.replace("`", "``") + "`"
 
-    def newest_commit(self) -> Commit | None:
-        """Return the newest commit; None if there is no table.
-
-        Raises:
-            UsageError: see `version`.
-        """
-        version = self.version()
-        return None if version < 0 else self.commit(version)
-
     def commit(self, version: int) -> Commit:
         """Return one commit.
 
