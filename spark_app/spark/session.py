@@ -77,33 +77,9 @@ def build_session(retention_days: int) -> SparkSession:
         builder = builder.config(name, value)
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("WARN")
-    _look_up_once(spark)
     if os.environ.get("TINI_KILL_PROCESS_GROUP"):
         _let_python_end_first(spark)
     return spark
-
-
-class _LookedUpOnce:
-    """Members of a class of Java's, each asked for once."""
-
-    def __init__(self, of_java: Any) -> None:
-        self._of_java = of_java
-
-    def __getattr__(self, name: str) -> Any:
-        member = getattr(self._of_java, name)
-        setattr(self, name, member)
-        return member
-
-
-def _look_up_once(spark: SparkSession) -> None:
-    """Keep what is behind `pyspark.sql.functions`.
-
-    Else each use of one has Java look through all jars for the class, and through the class for the method.
-    """
-    jvm: Any = spark._jvm  # noqa: SLF001 (the way to Java's classes)
-    for name in ("functions", "PythonUtils"):
-        if not isinstance(there := getattr(jvm, name), _LookedUpOnce):
-            setattr(jvm, name, _LookedUpOnce(there))
 
 
 def _let_python_end_first(spark: SparkSession) -> None:

@@ -33,7 +33,7 @@ HEADERS = {
 @lru_cache
 def settings(*assignments: str) -> Settings:
     """The settings of the repository, with some of one's own."""
-    return load_settings("local", assignments, {})
+    return load_settings("local", assignments)
 
 
 def no_spark() -> SparkSession:
