@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from kpi_common.conf_files import CONF_DIR_VARIABLE, conf_dir, load_toml
+from kpi_common.preflight import FileLimits
 from spark_app.errors import UsageError
 
 ENVIRONMENT_PREFIX = "MUSIC_KPIS_"
@@ -45,7 +46,7 @@ class Settings(BaseSettings):
     allow_name_reuse: bool
     max_files: Count
     max_bytes: Count
-    max_line_bytes: Annotated[int, Field(ge=1024, le=32 * 1024 * 1024)]
+    max_line_bytes: Annotated[int, Field(ge=256 * 1024, le=32 * 1024 * 1024)]
     max_blank_lines: Annotated[int, Field(ge=0)]
     max_unpacked_bytes: Count
     max_compression_ratio: Count
@@ -61,12 +62,18 @@ class Settings(BaseSettings):
     usd_per_vcpu_hour: Annotated[float, Field(ge=0)]
     usd_per_gb_hour: Annotated[float, Field(ge=0)]
 
+    @property
+    def file_limits(self) -> FileLimits:
+        """Those for the look at a file's bytes."""
+        return FileLimits(**{name: getattr(self, name) for name in FileLimits.__dataclass_fields__})
+
     @classmethod
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        **_: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What is given by name wins over variables, these over the environment's file, that over the default one."""
         environment = init_settings()["environment"]
@@ -103,6 +110,18 @@ def _variables() -> dict[str, str]:
     return {name.removeprefix(ENVIRONMENT_PREFIX).lower(): os.environ[name] for name in ours}
 
 
+# What pydantic says in its own words, in ours.
+_ALLOWED = {
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "finite_number": "a number that is not infinite",
+    "bool_parsing": "true or false",
+    "greater_than_equal": "{ge} or more",
+    "less_than_equal": "{le} or less",
+}
+
+
 def _explain(error: ValidationError, assigned: Mapping[str, str]) -> list[str]:
     lines = []
     for detail in error.errors():
@@ -115,6 +134,7 @@ def _explain(error: ValidationError, assigned: Mapping[str, str]) -> list[str]:
         elif detail["type"] == "missing":
             lines.append(f"setting `{name}` is in no file of conf/settings")
         else:
-            allowed = detail["msg"].removeprefix("Value error, ")
+            words = _ALLOWED.get(detail["type"], detail["msg"].removeprefix("Value error, "))
+            allowed = words.format(**detail.get("ctx", {}))
             lines.append(f"setting `{name}` (from {origin}) is {detail['input']!r}; allowed is: {allowed}")
     return lines

@@ -15,8 +15,8 @@ from typing import Any
 from pyspark import SparkConf
 from pyspark.sql import SparkSession
 
+from kpi_common.log import warn
 from spark_app.config.settings import Settings
-from spark_app.log import warn
 
 Work = dict[str, float]
 

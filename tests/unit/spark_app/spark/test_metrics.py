@@ -71,7 +71,7 @@ def test_a_spark_that_does_not_tell_its_work_fails_no_step(
     """As where the status store has other methods: py4j then raises an error of its own."""
     settings, steps = load_settings("local"), Steps()
     monkeypatch.setattr(spark.sparkContext, "_jsc", None)
-    monkeypatch.setattr(logging.getLogger("spark_app"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("music_kpis"), "propagate", True)
     steps.meter = StageMeter(spark)
     with steps.step("first"), steps.step("second"):
         pass
