@@ -117,8 +117,8 @@ _ALLOWED = {
     "float_parsing": "a number",
     "finite_number": "a number that is not infinite",
     "bool_parsing": "true or false",
-    "greater_than_equal": "{ge} or more",
-    "less_than_equal": "{le} or less",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
 }
 
 
