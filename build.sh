@@ -39,7 +39,7 @@ set_up() {
     python=$(python_3_11)
     settings=$(PYTHONPATH=$ROOT "$python" -m tools.toolchain "$@")
     eval "$settings"
-    export TZ=UTC PYTHONPATH=$ROOT:$ROOT/dags PYSPARK_PYTHON=$PYTHON PYSPARK_DRIVER_PYTHON=$PYTHON
+    export TZ=UTC LC_ALL=C.UTF-8 PYTHONUTF8=1 PYTHONPATH=$ROOT:$ROOT/dags PYSPARK_PYTHON=$PYTHON PYSPARK_DRIVER_PYTHON=$PYTHON
 }
 
 # --- commands: NAME is cmd_NAME; the line with ## is shown by ./build.sh help ---

@@ -38,6 +38,7 @@ from spark_app.run.result import RunResult, write_result
 from spark_app.run.state import StateFile
 from spark_app.spark.metrics import cost_so_far
 from spark_app.spark.session import LazySession
+from spark_app.spark.time_zones import check_time_zones
 
 _RUN_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._~:+=@-]{0,199}")
 _STATUS = {2: "failed", 3: "nothing_usable", 4: "audit_failed"}
@@ -73,6 +74,7 @@ def _main(arguments: argparse.Namespace, spark: SparkSession | None) -> int:
     for dataset in Dataset:
         load_contract(dataset)
     load_layout()
+    check_time_zones([settings.kpi_time_zone, settings.source_time_zone])
     lake = normalise(arguments.lake)
     check_lake(lake, settings)
     if arguments.command == "files" and arguments.action in {"list", "show"}:

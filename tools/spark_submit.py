@@ -56,7 +56,7 @@ def archive_of(purposes: Sequence[str]) -> Path:
 def submit_environment(
     environ: Mapping[str, str], purposes: Sequence[str] = ("delta",), *, short_run: bool = False
 ) -> dict[str, str]:
-    """Return the environment for `submit_command`: this Python, this repository, UTC, Spark on loopback only."""
+    """Return the environment for `submit_command`: this Python, this repository, UTC, UTF-8, Spark on loopback only."""
     EMPTY_CONF.mkdir(parents=True, exist_ok=True)
     java = [environ.get("SPARK_SUBMIT_OPTS", ""), f"-Dlog4j2.configurationFile={(SPARK_CONF / LOGGING).as_uri()}"]
     if (archive := archive_of(purposes)).exists():
@@ -73,4 +73,7 @@ def submit_environment(
         "SPARK_LOCAL_IP": "127.0.0.1",
         "SPARK_SUBMIT_OPTS": " ".join(java).strip(),
         "TZ": "UTC",
+        "LC_ALL": "C.UTF-8",
+        "PYTHONUTF8": "1",
+        "PYTHONIOENCODING": "utf-8",
     }

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from kpi_common.conf_files import CONF_DIR_VARIABLE, conf_dir, load_toml
+from kpi_common.preflight import FileLimits
 from spark_app.errors import UsageError
 
 ENVIRONMENT_PREFIX = "MUSIC_KPIS_"
@@ -27,77 +29,112 @@ def _known_zone(name: str) -> str:
 
 TimeZone = Annotated[str, AfterValidator(_known_zone)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
 
 
-class Settings(BaseModel):
+class Settings(BaseSettings):
     """All settings of a run; `conf/settings/default.toml` says what each one means."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    environment: str  # whose file of conf/settings goes over the default one
     kpi_time_zone: TimeZone
     source_time_zone: TimeZone
     max_quarantined_share: Share
     max_waiting_share: Share
     in_future_tolerance_hours: Annotated[float, Field(ge=0)]
     allow_name_reuse: bool
-    max_files: Annotated[int, Field(ge=1)]
-    max_bytes: Annotated[int, Field(ge=1)]
+    max_files: Count
+    max_bytes: Count
+    max_line_bytes: Annotated[int, Field(ge=256 * 1024, le=32 * 1024 * 1024)]
+    max_blank_lines: Annotated[int, Field(ge=0)]
+    max_unpacked_bytes: Count
+    max_compression_ratio: Count
+    max_gzip_members: Count
+    max_genres_per_file: Count
+    max_dates_per_file: Count
     lock_lease_seconds: Annotated[float, Field(ge=1, le=3600)]
     lock_wait_seconds: Annotated[float, Field(ge=0)]
-    export_part_items: Annotated[int, Field(ge=1)]
+    export_part_items: Count
     retention_days: Annotated[int, Field(ge=0)]
     inspect_on_driver_bytes: Annotated[int, Field(ge=0)]
     rows_per_data_file: Annotated[int, Field(ge=1000)]
     usd_per_vcpu_hour: Annotated[float, Field(ge=0)]
     usd_per_gb_hour: Annotated[float, Field(ge=0)]
 
+    @property
+    def file_limits(self) -> FileLimits:
+        """Those for the look at a file's bytes."""
+        return FileLimits(**{name: getattr(self, name) for name in FileLimits.__dataclass_fields__})
 
-Environment = Literal["local", "emr"]
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given by name wins over variables, these over the environment's file, that over the default one."""
+        environment = init_settings()["environment"]
+        lower = (_variables(), load_toml(f"settings/{environment}.toml"), load_toml("settings/default.toml"))
+        return init_settings, *(InitSettingsSource(settings_cls, dict(values)) for values in lower)
 
 
-def load_settings(
-    env: str,
-    assignments: Sequence[str] = (),
-    environ: Mapping[str, str] | None = None,
-) -> Settings:
-    """Merge the settings of all sources, later ones first: files, environment, `--set name=value`.
+def load_settings(env: str, assignments: Sequence[str] = ()) -> Settings:
+    """Read the settings of all sources, later ones first: files, variables `MUSIC_KPIS_…`, `--set name=value`.
 
     Raises:
         UsageError: an unknown environment or setting, or a value that is not allowed; all of them at once.
     """
-    environ = os.environ if environ is None else environ
     if not (conf_dir() / "settings" / f"{env}.toml").is_file():
         known = sorted(p.stem for p in (conf_dir() / "settings").glob("*.toml") if p.stem != "default")
         raise UsageError(f"--env {env}: unknown environment; known are: {', '.join(known)}")
-    values: dict[str, Any] = load_toml("settings/default.toml") | load_toml(f"settings/{env}.toml")
-    origin = dict.fromkeys(values, "conf/settings")
-    for variable, value in environ.items():
-        if variable.startswith(ENVIRONMENT_PREFIX) and not variable.startswith(_NOT_SETTINGS):
-            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-            values[name], origin[name] = value, variable
-    for assignment in assignments:
-        name, separator, value = assignment.partition("=")
-        if not separator:
-            raise UsageError(f"--set {assignment}: expected name=value")
-        values[name.strip()], origin[name.strip()] = value.strip(), "--set"
+    assigned = dict(map(_split, assignments))
     try:
-        return Settings.model_validate(values)
+        return Settings(**{"environment": env, **assigned})  # type: ignore[arg-type]
     except ValidationError as error:
-        raise UsageError(_explain(error, origin)) from error
+        raise UsageError("; ".join(_explain(error, assigned))) from error
 
 
-def _explain(error: ValidationError, origin: Mapping[str, str]) -> str:
+def _split(assignment: str) -> tuple[str, str]:
+    name, separator, value = assignment.partition("=")
+    if not separator:
+        raise UsageError(f"--set {assignment}: expected name=value")
+    return name.strip(), value.strip()
+
+
+def _variables() -> dict[str, str]:
+    """Of the environment, also what is no setting, so that it is told as unknown."""
+    ours = (name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and not name.startswith(_NOT_SETTINGS))
+    return {name.removeprefix(ENVIRONMENT_PREFIX).lower(): os.environ[name] for name in ours}
+
+
+# What pydantic says in its own words, in ours.
+_ALLOWED = {
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "finite_number": "a number that is not infinite",
+    "bool_parsing": "true or false",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+}
+
+
+def _explain(error: ValidationError, assigned: Mapping[str, str]) -> list[str]:
     lines = []
     for detail in error.errors():
         name = ".".join(str(part) for part in detail["loc"])
+        variable = f"{ENVIRONMENT_PREFIX}{name.upper()}" if name in _variables() else "conf/settings"
+        origin = "--set" if name in assigned else variable
         if detail["type"] == "extra_forbidden":
-            known = ", ".join(sorted(Settings.model_fields))
-            lines.append(f"unknown setting `{name}` (from {origin.get(name, '?')}); known are: {known}")
+            known = ", ".join(sorted(set(Settings.model_fields) - {"environment"}))
+            lines.append(f"unknown setting `{name}` (from {origin}); known are: {known}")
         elif detail["type"] == "missing":
             lines.append(f"setting `{name}` is in no file of conf/settings")
         else:
-            allowed = detail["msg"].removeprefix("Value error, ")
-            lines.append(
-                f"setting `{name}` (from {origin.get(name, '?')}) is {detail['input']!r}; allowed is: {allowed}"
-            )
-    return "; ".join(lines)
+            words = _ALLOWED.get(detail["type"], detail["msg"].removeprefix("Value error, "))
+            allowed = words.format(**detail.get("ctx", {}))
+            lines.append(f"setting `{name}` (from {origin}) is {detail['input']!r}; allowed is: {allowed}")
+    return lines

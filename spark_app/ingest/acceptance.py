@@ -28,8 +28,10 @@ from spark_app.ingest.file_profile import (
     quarantine_reasons,
     verdict,
 )
+from spark_app.ingest.preflight import rejection_hint
 from spark_app.ingest.staged_rows import LISTEN, listen_day
 from spark_app.ingest.validation import Checked, check
+from spark_app.ingest.value_limits import too_many_values
 from spark_app.run.context import Context
 
 _SAMPLES = 5
@@ -85,6 +87,9 @@ def _judge_dataset(
         counted = count_by_flags(checked.frame, by_lines=form.by_lines, day=day)
         profiles = profile_files(counted, checked, by_lines=form.by_lines)
         found = [_judge_file(c, profiles.get(c.file_id, FileProfile()), checked, context.settings) for c in members]
+        kpi_day = listen_day(context.settings.kpi_time_zone)
+        over = too_many_values(checked, {c.file_id: c.profile for c in found if c.accepted}, context.settings, kpi_day)
+        found = [c.rejected(*over[c.file_id]) if c.file_id in over else c for c in found]
         checked = replace(checked, frame=checked.frame.where(F.col("lines") > 0))
         sampled = _with_samples(checked, [c for c in found if not c.accepted and c.profile.quarantined])
         rows = FileRows(dataset, frozenset(c.file_id for c in members), checked, form.by_lines)
@@ -99,6 +104,7 @@ class _Form:
     header: tuple[str, ...]
     quotes: bool
     by_lines: bool
+    decomposed: bool
 
 
 def _by_form(candidates: Iterable[Candidate], contract: Contract) -> dict[_Form, list[Candidate]]:
@@ -106,7 +112,7 @@ def _by_form(candidates: Iterable[Candidate], contract: Contract) -> dict[_Form,
     for candidate in candidates:
         seen = candidate.inspection
         by_lines = not (contract.newline_in_field and seen.open_quotes)
-        forms[_Form(seen.header, seen.quotes, by_lines)].append(candidate)
+        forms[_Form(seen.header, seen.quotes, by_lines, seen.decomposed)].append(candidate)
     return forms
 
 
@@ -124,7 +130,8 @@ def _read(
         records = without_carriage_returns(line_records(context.spark, sources))
     else:
         records = quoted_records(context.spark, sources)
-    checked = check(split_fields(records, contract, form.header, quotes=form.quotes), contract, context.settings)
+    fields = split_fields(records, contract, form.header, quotes=form.quotes)
+    checked = check(fields, contract, context.settings, decomposed=form.decomposed)
     rows = references.look_up(checked.frame)
     if contract.dataset is not Dataset.STREAMS:
         return replace(checked, frame=frames.enter_context(_kept(rows)))
@@ -151,7 +158,10 @@ def _judge_file(candidate: Candidate, profile: FileProfile, checked: Checked, se
         unknown_users=profile.unknown_users,
     )
     against = verdict(profile, checked, settings)
-    return judged if against is None else judged.rejected(*against)
+    if against is None:
+        return judged
+    hint = rejection_hint(candidate.inspection, profile.by_reason, checked.contract)
+    return judged.rejected(against[0], against[1] + hint)
 
 
 def _with_samples(checked: Checked, rejected: Sequence[Candidate]) -> list[Candidate]:

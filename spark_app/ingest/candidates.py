@@ -11,12 +11,13 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from kpi_common.log import warn
+from kpi_common.preflight import shown_names
 from spark_app.config.contracts import Dataset, load_contract
 from spark_app.ingest.csv_records import SourceFile
 from spark_app.ingest.discovery import GONE, LEFT_ALONE, STILL_CHANGING
 from spark_app.ingest.file_profile import FileProfile, quality
 from spark_app.ingest.preflight import Inspection
-from spark_app.ingest.validation import Checked
+from spark_app.ingest.validation import Checked, warning_notes
 from spark_app.run.files import FileVersion, InputFile, Status
 from spark_app.run.result import FileOutcome
 
@@ -55,7 +56,8 @@ class Candidate:
     @property
     def source(self) -> SourceFile:
         """What reading the file needs."""
-        return SourceFile(self.file_id, self.file.uri, self.file.modified_at, self.inspection.header)
+        escape = load_contract(self.file.dataset).quote_escape
+        return SourceFile(self.file_id, self.file.uri, self.file.modified_at, self.inspection.header, escape)
 
     def counted(self, **counts: Any) -> Candidate:
         """Return it with these fields of its version."""
@@ -71,13 +73,14 @@ class Candidate:
         """What the run's result says of it; counts only when it is settled."""
         contract = load_contract(self.file.dataset)
         extra = [name for name in self.inspection.header if name not in contract.names]
+        ignored = [f"ignored columns: {shown_names(extra)}"] if extra else []
         return FileOutcome(
             self.file,
             "accepted" if self.accepted else _OUTCOMES.get(self.version.reason or "", "rejected"),
             self.version.reason,
             self.version.message,
             version=None if self.version.status is Status.PENDING else self.version,
-            notes=[f"ignored columns: {', '.join(extra)}"] if extra else [],
+            notes=ignored + warning_notes(self.profile.by_reason),
             quality=quality(self.profile, contract) if self.profile.rows else {},
             samples=list(self.samples),
         )

@@ -10,28 +10,32 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
 from itertools import accumulate
-from operator import or_
+from operator import and_, or_
 from typing import Any, BinaryIO, TextIO, cast
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from kpi_common.contracts import BROKEN_QUOTES, FIRST_NOT_WHITE, WHITE_SPACE, Contract
 from kpi_common.files import as_glob, storage_for
-from spark_app.config.contracts import Contract
-from spark_app.spark.columns import WHITE_SPACE
 from spark_app.spark.local_frames import local_frame
 
 UNCLOSED_QUOTE = "unclosed_quote"
 WRONG_COLUMN_COUNT = "wrong_column_count"
-FIRST_NOT_WHITE = "!"  # in the order of bytes, all white space comes before it
-_MAX_RECORD_LINES = 1000
+_MAX_RECORD_LINES, _MAX_RECORD_LENGTH = 1000, 1024 * 1024
+# `\"` and `\\`, and what they are in RFC 4180's way: a pair of quotes, and one backslash.
+_ESCAPED, _UNESCAPED = r'\\(?:(")|(\\))', r"\1\1\2"
+# Each quoted field from its comma to the next. One that is written otherwise keeps a quote when these are taken out, as
+# none of them can begin before it and end within it.
+_QUOTED_FIELD = r'(?<![^,])(?:"[^"]*+")++(?![^,])'
 _MOST_COMMAS = 20000
 csv.field_size_limit(sys.maxsize)
 
@@ -63,6 +67,7 @@ class SourceFile:
     uri: str
     modified_at: datetime
     header: tuple[str, ...]
+    quote_escape: str = "double"
 
 
 def line_records(spark: SparkSession, files: list[SourceFile]) -> DataFrame:
@@ -134,7 +139,7 @@ def without_carriage_returns(lines: DataFrame) -> DataFrame:
 
 
 def split_fields(records: DataFrame, contract: Contract, header: tuple[str, ...], *, quotes: bool = True) -> DataFrame:
-    """Add one text column a contract column (trimmed; empty is NULL) and `structure`, the reason of a broken record.
+    """Add one text column per contract column (trimmed; its null values are NULL) and `structure`, why it is broken.
 
     One row in, one row out. Columns go by the header's names; what the header lacks is NULL. Without `quotes` there is
     surely none in these records, which spares much work.
@@ -142,7 +147,7 @@ def split_fields(records: DataFrame, contract: Contract, header: tuple[str, ...]
     # Each step's columns are used several times in the next one, so that Spark computes them once and keeps them apart.
     columns = len(header)
     if quotes:
-        cut = _cut_quoted(records, columns)
+        cut = _cut_quoted(records, columns, contract)
     else:
         cut = records.select("*", F.lit(None).cast("string").alias("structure"), _cut_plain(columns).alias("cells"))
     has_cells = F.size("cells") == columns
@@ -154,7 +159,12 @@ def split_fields(records: DataFrame, contract: Contract, header: tuple[str, ...]
     )
     fielded = plucked.select(*records.columns, "structure", *(trimmed(F.col(name)).alias(name) for name in there))
     absent = F.lit(None).cast("string")
-    filled = [F.when(F.col(name) != "", F.col(name)) if name in there else absent for name in contract.names]
+
+    def filled_or_null(name: str) -> Column:
+        nulls = [F.col(name) != text for text in contract.null_values]
+        return F.when(reduce(and_, nulls), F.col(name)) if nulls else F.col(name)
+
+    filled = [filled_or_null(name) if name in there else absent for name in contract.names]
     return fielded.select(
         *records.columns,
         "structure",
@@ -166,24 +176,40 @@ def _cut_plain(columns: int) -> Column:
     return F.split(F.col("raw"), ",", columns + 1)  # never into more parts, however many commas there are
 
 
-def _cut_quoted(records: DataFrame, columns: int) -> DataFrame:
+def _cut_quoted(records: DataFrame, columns: int, contract: Contract) -> DataFrame:
     """Add `structure` and `cells`, where some records have quotes; CSV's rules are Spark's own."""
-    raw, quoted = F.col("raw"), F.col("raw").contains('"')
-    even, commas = _occurrences('"') % 2 == 0, _occurrences(",")
+    raw = F.col("raw")
+    quoted, even, commas = raw.contains('"'), _occurrences('"') % 2 == 0, _occurrences(",")
+    record = _without_line_end(raw)
+    if contract.quote_escape == "backslash":
+        records = records.withColumn("as_written", raw).withColumn("raw", _with_doubled_quotes(raw))
+    well_formed = ~F.regexp_replace(record, _QUOTED_FIELD, "").contains('"')
     csv_row = F.from_csv(
-        F.when(quoted & even & (commas < _MOST_COMMAS), _without_line_end(raw)), _csv_schema(columns), _CSV_OPTIONS
+        F.when(F.col("well_formed") & (commas < _MOST_COMMAS), record), _csv_schema(columns), _CSV_OPTIONS
     )
     structure = (
         F.when(~quoted, F.lit(None))
         .when(~even, UNCLOSED_QUOTE)
+        .when(~F.col("well_formed"), BROKEN_QUOTES)
         .when(F.col("csv").isNull() | F.col("csv.bad").isNotNull(), WRONG_COLUMN_COUNT)
     )
     of_csv = F.array(*(F.col(f"csv.c{position}") for position in range(columns)))
-    return records.select("*", csv_row.alias("csv")).select(
-        *records.columns,
-        structure.alias("structure"),
-        F.when(quoted, of_csv).otherwise(_cut_plain(columns)).alias("cells"),
+    cut = (
+        records.select("*", (quoted & even & well_formed).alias("well_formed"))
+        .select("*", csv_row.alias("csv"))
+        .select(
+            *records.columns,
+            structure.alias("structure"),
+            F.when(quoted, of_csv).otherwise(_cut_plain(columns)).alias("cells"),
+        )
     )
+    return cut.withColumn("raw", F.col("as_written")).drop("as_written") if "as_written" in cut.columns else cut
+
+
+def _with_doubled_quotes(raw: Column) -> Column:
+    """A record with backslashes before its quotes, in RFC 4180's way. One without quotes stays as it is."""
+    java = _UNESCAPED.replace("\\", "$")
+    return F.when(raw.contains('"') & raw.contains("\\"), F.regexp_replace(raw, _ESCAPED, java)).otherwise(raw)
 
 
 _CSV_OPTIONS = {
@@ -207,7 +233,7 @@ def _csv_schema(columns: int) -> str:
 
 
 def _without_line_end(text: Column) -> Column:
-    return F.btrim(text, F.lit("\r\n"))
+    return F.call_function("rtrim", F.lit("\r\n"), text)
 
 
 def spark_path(spark: SparkSession, uri: str) -> str:
@@ -222,11 +248,13 @@ def _file_records(file: SourceFile) -> Iterator[tuple[int, datetime, int, int, s
     with storage_for(file.uri).open(file.uri) as stream:
         binary = cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if file.uri.endswith(".gz") else stream
         with io.TextIOWrapper(binary, encoding="utf-8-sig", newline="\n") as text:
-            for line_number, lines, raw in split_records(text, len(file.header)):
+            for line_number, lines, raw in split_records(text, len(file.header), file.quote_escape):
                 yield file.file_id, file.modified_at, line_number, lines, raw
 
 
-def split_records(text: TextIO | Iterable[str], columns: int) -> Iterator[tuple[int, int, str]]:
+def split_records(
+    text: TextIO | Iterable[str], columns: int, quote_escape: str = "double"
+) -> Iterator[tuple[int, int, str]]:
     """Yield (line number, physical lines, raw text) of each record after the header line.
 
     A record goes on over line ends while a quote is open, and is believed if it then has the right number of
@@ -236,6 +264,7 @@ def split_records(text: TextIO | Iterable[str], columns: int) -> Iterator[tuple[
     waiting: list[tuple[int, str]] = []
     numbered = enumerate(text, start=1)
     next(numbered, None)
+    double = _doubled if quote_escape == "backslash" else str
     while True:
         if not waiting:
             entry = next(numbered, None)
@@ -247,30 +276,37 @@ def split_records(text: TextIO | Iterable[str], columns: int) -> Iterator[tuple[
             waiting.pop(0)
             continue
         taken = 1
-        if line.count('"') % 2:
-            taken = _lines_of_quoted_record(waiting, numbered, columns)
+        if double(line).count('"') % 2:
+            taken = _lines_of_quoted_record(waiting, numbered, columns, double)
         raw = "".join(part for _, part in waiting[:taken])
         blank = sum(1 for _, part in waiting[:taken] if not part.strip(WHITE_SPACE))
         del waiting[:taken]
         yield number, taken - blank, raw.rstrip("\r\n")
 
 
-def _lines_of_quoted_record(waiting: list[tuple[int, str]], numbered: Iterator[tuple[int, str]], columns: int) -> int:
+def _doubled(line: str) -> str:
+    return re.sub(_ESCAPED, _UNESCAPED, line)
+
+
+def _lines_of_quoted_record(
+    waiting: list[tuple[int, str]], numbered: Iterator[tuple[int, str]], columns: int, double: Callable[[str], str]
+) -> int:
     """Return how many lines the record at the head of `waiting` has, reading on as needed."""
-    quotes = waiting[0][1].count('"')
-    taken = 1
-    while quotes % 2 and taken < _MAX_RECORD_LINES:
-        if taken == len(waiting):
+    lines = [double(waiting[0][1])]
+    quotes, length = lines[0].count('"'), len(lines[0])
+    while quotes % 2 and len(lines) < _MAX_RECORD_LINES and length <= _MAX_RECORD_LENGTH:
+        if len(lines) == len(waiting):
             entry = next(numbered, None)
             if entry is None:
                 return 1
             waiting.append(entry)
-        quotes += waiting[taken][1].count('"')
-        taken += 1
+        lines.append(double(waiting[len(lines)][1]))
+        quotes += lines[-1].count('"')
+        length += len(lines[-1])
     if quotes % 2:
         return 1
     try:
-        rows = list(csv.reader(io.StringIO("".join(part for _, part in waiting[:taken]), newline=""), strict=True))
+        rows = list(csv.reader(io.StringIO("".join(lines), newline=""), strict=True))
     except csv.Error:
         return 1
-    return taken if len(rows) == 1 and len(rows[0]) == columns else 1
+    return len(lines) if len(rows) == 1 and len(rows[0]) == columns else 1

@@ -172,7 +172,7 @@ def _look_into(context: Context, batch: Batch) -> list[Inspection]:
         message = f"{batch.group.deaths} runs died while they read this file alone; `files retry` to try it once more"
         files = [replace(file, etag=file.etag or UNREAD) for file in batch.files]
         return [Inspection(file, reason="run_died", message=message) for file in files]
-    inspections = inspect_files(list(batch.files), context.start_spark, context.settings.inspect_on_driver_bytes)
+    inspections = inspect_files(list(batch.files), context.start_spark, context.settings)
     return [_unless_changed(inspection) for inspection in inspections]
 
 

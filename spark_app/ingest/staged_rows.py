@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from spark_app.config.contracts import Dataset
 from spark_app.ingest.validation import Checked
-from spark_app.spark.columns import instant_to_local
+from spark_app.spark.columns import age_band, instant_to_local
 
 LISTEN = ("file_id", "user_id", "track_id", "listen_time")  # what makes two rows of a file say the same
 STREAM_PARTITIONS = ("listen_date",)
@@ -73,12 +73,14 @@ def staged_songs(kept: DataFrame, names: DataFrame) -> DataFrame:
 
 
 def staged_users(kept: DataFrame) -> DataFrame:
-    """Grain: (file_id, user_id): the row created last, then the first by its raw text."""
+    """Grain: (file_id, user_id): the row created last, then the first by its raw text.
+
+    Of a person, only the country and an age band (`25-34`, or `unknown`) are staged, which KPIs may count by.
+    """
     best = [F.col("created_at").desc_nulls_last(), F.col("raw")]
     unique = _first_of(kept, ["file_id", "user_id"], best)
-    return unique.select(
-        "file_id", "file_modified_at", "user_id", "user_name", "user_age", "user_country", "created_at", "copies"
-    )
+    band = age_band(F.col("user_age")).alias("age_band")
+    return unique.select("file_id", "file_modified_at", "user_id", "user_country", band, "copies")
 
 
 def quarantine_records(checked: Checked, names: DataFrame, dataset: Dataset, run_id: str, now: Column) -> DataFrame:

@@ -6,15 +6,19 @@ exact complements, and the reasons are read back from the bits.
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import add, and_, or_
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
-from spark_app.config.contracts import CHECKED_TYPES, Contract, Rule, Severity
+from kpi_common.contracts import BROKEN_QUOTES
 from spark_app.config.contracts import Column as ContractColumn
+from spark_app.config.contracts import Contract, Rule, Severity
 from spark_app.config.settings import Settings
 from spark_app.ingest.csv_records import UNCLOSED_QUOTE, WRONG_COLUMN_COUNT
 from spark_app.spark.columns import instant_to_local, local_to_instant, names_list, optimizer_barrier
@@ -22,6 +26,10 @@ from spark_app.spark.columns import instant_to_local, local_to_instant, names_li
 INTEGER = r"^[+-]?[0-9]{1,19}$"
 TIMESTAMP = r"^(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?$"
 _MICROS = 1_000_000
+SUSPICIOUS_NULL = "suspicious_null"
+HTML_ENTITY = "html_entity"
+SUSPICIOUS = ("null", "none", "nan", "n/a", "na", "nil", "undefined", "\\n", "(null)", "<null>")
+_ENTITY = r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
 _BOM = "\ufeff"
 
 
@@ -72,24 +80,30 @@ class Checked:
         return self.frame.where(~self.quarantined)
 
 
-def check(fields: DataFrame, contract: Contract, settings: Settings) -> Checked:
+def check(fields: DataFrame, contract: Contract, settings: Settings, *, decomposed: bool = False) -> Checked:
     """Type the text columns of `split_fields` and evaluate every rule (one row in, one row out).
 
-    A broken structure (unclosed quote, wrong number of fields) hides all other rules of its row.
+    A broken structure (unclosed or broken quotes, wrong number of fields) hides all other rules of its row.
+    `decomposed` says that some texts may not be in the `unicode_form` of their columns.
     """
     carried = [name for name in fields.columns if name not in contract.names]
     typed = fields.select(
         *carried,
         *(F.col(column.name).alias(_text(column.name)) for column in contract.columns),
-        *(_typed(column, settings).alias(column.name) for column in contract.columns),
+        *(_typed(column, settings, decomposed=decomposed).alias(column.name) for column in contract.columns),
     )
     checks = [
-        Check(UNCLOSED_QUOTE, None, Severity.QUARANTINE, _holds(F.col("structure") == UNCLOSED_QUOTE)),
-        Check(WRONG_COLUMN_COUNT, None, Severity.QUARANTINE, _holds(F.col("structure") == WRONG_COLUMN_COUNT)),
+        Check(reason, None, Severity.QUARANTINE, _holds(F.col("structure") == reason))
+        for reason in (UNCLOSED_QUOTE, BROKEN_QUOTES, WRONG_COLUMN_COUNT)
     ]
     for column in contract.columns:
         checks += _column_checks(column)
     checks += [_rule_check(rule, settings) for rule in contract.rules]
+    texts = [F.col(_text(column.name)) for column in contract.columns if column.is_text]
+    checks += [
+        Check(SUSPICIOUS_NULL, None, Severity.WARN, _any(_means_nothing, texts)),
+        Check(HTML_ENTITY, None, Severity.WARN, _any(_has_entity, texts)),
+    ]
     broken = _bits([(1 << bit, rule.broken) for bit, rule in enumerate(checks)])
     missing = _bits([(1 << bit, F.col(_text(column.name)).isNull()) for bit, column in enumerate(contract.columns)])
     frame = typed.select(
@@ -111,8 +125,38 @@ def is_header(contract: Contract) -> Column:
     return reduce(and_, [_holds(named(F.col(_text(name)), name)) for name in contract.required])
 
 
-def _typed(column: ContractColumn, settings: Settings) -> Column:
+def warning_notes(by_reason: Mapping[str, int]) -> list[str]:
+    """Say in words what the rows of a file have that may be a mistake of its source."""
+    told = {
+        SUSPICIOUS_NULL: "rows hold NULL, None, nan or the like as text: if it means nothing, add it to `null_values` "
+        "of the contract",
+        HTML_ENTITY: "rows hold HTML entities such as &amp;: a name with one is another name than without",
+    }
+    return [f"{by_reason[reason]} {text}" for reason, text in told.items() if by_reason.get(reason)]
+
+
+def _any(test: Callable[[Column], Column], texts: list[Column]) -> Column:
+    return reduce(or_, [_holds(test(text)) for text in texts], F.lit(False))
+
+
+def _means_nothing(text: Column) -> Column:
+    """Most texts are longer, and to see that is much cheaper."""
+    return (F.octet_length(text) <= max(map(len, SUSPICIOUS))) & F.lower(text).isin(list(SUSPICIOUS))
+
+
+def _has_entity(text: Column) -> Column:
+    return text.contains("&") & text.rlike(_ENTITY)
+
+
+@F.udf(T.StringType())
+def _composed(text: str | None) -> str | None:
+    return None if text is None else unicodedata.normalize("NFC", text)
+
+
+def _typed(column: ContractColumn, settings: Settings, *, decomposed: bool) -> Column:
     text = F.col(column.name)
+    if column.unicode_form and decomposed:
+        return _composed(text)
     if column.type == "bigint":
         number = text.cast("bigint")
         as_usual = number.cast("string") == text  # which INTEGER then matches: cheaper to see
@@ -136,7 +180,10 @@ def _column_checks(column: ContractColumn) -> list[Check]:
     checks = []
     if column.required:
         checks.append(Check(f"missing_{column.name}", column.name, Severity.QUARANTINE, _holds(_whole() & absent)))
-    if column.type in CHECKED_TYPES:
+    if column.is_text:
+        too_long = _whole() & (F.octet_length(text) > column.max_bytes)
+        checks.append(Check(f"too_long_{column.name}", column.name, Severity.QUARANTINE, _holds(too_long)))
+    else:
         invalid = _whole() & text.isNotNull() & typed.isNull()
         checks.append(Check(f"invalid_{column.name}", column.name, column.invalid, _holds(invalid)))
     return checks

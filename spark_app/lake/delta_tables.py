@@ -125,7 +125,8 @@ class Table:
             storage_for(self.uri).write(self._first_write, user_metadata.encode())
             writer = writer.mode("error")
         else:
-            writer = writer.mode("overwrite")
+            # A table of the release before gets the columns that are new.
+            writer = writer.mode("overwrite").option("mergeSchema", "true")
             writer = writer if where is None else writer.option("replaceWhere", where)
         lost_reply: Exception | None = None
         try:

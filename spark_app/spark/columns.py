@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-WHITE_SPACE = " \t\r\n\f\v"
+from spark_app.config.contracts import WHITE_SPACE
+
 NAMES_SEPARATOR = ";"
+_AGES, _OLDEST = (18, 25, 35, 45, 55, 65), 130
 
 
 def local_to_instant(local: Column, zone: str) -> Column:
@@ -17,6 +21,14 @@ def local_to_instant(local: Column, zone: str) -> Column:
 def instant_to_local(instant: Column, zone: str) -> Column:
     """The clock of a zone at an instant, as a timestamp whose UTC fields are the local ones."""
     return instant if zone == "UTC" else F.from_utc_timestamp(instant, zone)
+
+
+def age_band(age: Column) -> Column:
+    """The band of an age in years, as text: `under 18`, `18-24`, `25-34` … `65+`; `unknown` outside 0 to 130."""
+    band = F.when(~age.between(0, _OLDEST) | age.isNull(), "unknown").when(age < _AGES[0], f"under {_AGES[0]}")
+    for first, next_first in pairwise(_AGES):
+        band = band.when(age < next_first, f"{first}-{next_first - 1}")
+    return band.otherwise(f"{_AGES[-1]}+")
 
 
 def names_list(text: Column) -> Column:

@@ -1,4 +1,8 @@
-"""What Spark says of its own work: bytes and CPU seconds of each step, and what the workers of a run will have cost."""
+"""What Spark says of its own work: bytes and CPU seconds of each step, and what the workers of a run will have cost.
+
+Spark has no public way to these figures from Python, and another Spark (EMR's, a newer one) may have others. They only
+tell, so nothing here fails a run: what can't be had is left out, with a warning.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from typing import Any
 from pyspark import SparkConf
 from pyspark.sql import SparkSession
 
+from kpi_common.log import warn
 from spark_app.config.settings import Settings
 
 Work = dict[str, float]
@@ -37,9 +42,20 @@ class StageMeter:
     def __init__(self, spark: SparkSession) -> None:
         self._spark = spark
         self._seen: set[tuple[int, int]] = set()
+        self._works = True
 
     def __call__(self) -> Work:
-        """Return CPU seconds of the tasks and bytes: read, written, put into shuffles, spilled to disk."""
+        """Return CPU seconds of the tasks and bytes: read, written, put into shuffles, spilled to disk; or nothing."""
+        if not self._works:
+            return {}
+        try:
+            return self._read()
+        except Exception as error:  # noqa: BLE001 (see the module)
+            self._works = False
+            _warn("work of the steps", error)
+            return {}
+
+    def _read(self) -> Work:
         jvm: Any = self._spark._jvm  # noqa: SLF001 (Spark's own status store has no public way from Python)
         context = self._spark.sparkContext._jsc.sc()  # noqa: SLF001
         context.listenerBus().waitUntilEmpty()
@@ -100,9 +116,18 @@ def cost_estimate(workers: list[Worker], settings: Settings) -> dict[str, Any]:
     }
 
 
-def cost_so_far(spark: SparkSession, settings: Settings) -> dict[str, Any]:
-    """Estimate what a run cost up to now."""
-    return cost_estimate(workers_of(spark, datetime.now(UTC)), settings)
+def cost_so_far(spark: SparkSession, settings: Settings) -> dict[str, Any] | None:
+    """Estimate what a run cost up to now; None where Spark doesn't tell its workers."""
+    try:
+        return cost_estimate(workers_of(spark, datetime.now(UTC)), settings)
+    except Exception as error:  # noqa: BLE001 (see the module)
+        _warn("cost of the run", error)
+        return None
+
+
+def _warn(what: str, error: Exception) -> None:
+    first_line = str(error).strip().partition("\n")[0]
+    warn(f"{what} unknown: this Spark does not tell it", detail=f"{type(error).__name__}: {first_line}"[:300])
 
 
 def _memory_gb(conf: SparkConf, role: str) -> float:

@@ -14,9 +14,11 @@ from pyspark.sql import SparkSession
 
 from spark_app import __version__
 from spark_app.config.settings import Settings
+from spark_app.errors import UsageError
 from spark_app.log import Steps
 from spark_app.spark.metrics import StageMeter
 
+_LOCALE = "C.UTF-8"
 # What results or safety depend on is fixed here; sizes and speed are in conf/spark and the job's parameters.
 REQUIRED = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -28,6 +30,8 @@ REQUIRED = {
     "spark.sql.files.ignoreMissingFiles": "false",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     "spark.sql.caseSensitive": "true",
+    "spark.executorEnv.LC_ALL": _LOCALE,
+    "spark.executorEnv.PYTHONUTF8": "1",
     # Both look where a join's key comes from, through all steps of parsing: with 300 columns and a quote in a file
     # that takes gigabytes. No query here would gain by them.
     "spark.sql.optimizer.dynamicPartitionPruning.enabled": "false",
@@ -63,7 +67,8 @@ class LazySession:
 
 def build_session(retention_days: int) -> SparkSession:
     """Start Spark (or take the running one), with Delta and with S3A for `s3://`."""
-    os.environ["TZ"] = "UTC"
+    # For Java, where it is started from here, and for Python's workers.
+    os.environ.update(TZ="UTC", LC_ALL=_LOCALE, PYTHONUTF8="1")
     time.tzset()
     retention = f"interval {max(retention_days, 7)} days"
     builder = SparkSession.builder.appName(f"music-streaming-kpis {__version__}")
@@ -77,33 +82,27 @@ def build_session(retention_days: int) -> SparkSession:
         builder = builder.config(name, value)
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("WARN")
-    _look_up_once(spark)
+    _use_no_language(spark)
     if os.environ.get("TINI_KILL_PROCESS_GROUP"):
         _let_python_end_first(spark)
     return spark
 
 
-class _LookedUpOnce:
-    """Members of a class of Java's, each asked for once."""
+def _use_no_language(spark: SparkSession) -> None:
+    """Make Java write numbers, cases and messages in no country's way, and be sure that it can name any file.
 
-    def __init__(self, of_java: Any) -> None:
-        self._of_java = of_java
-
-    def __getattr__(self, name: str) -> Any:
-        member = getattr(self._of_java, name)
-        setattr(self, name, member)
-        return member
-
-
-def _look_up_once(spark: SparkSession) -> None:
-    """Keep what is behind `pyspark.sql.functions`.
-
-    Else each use of one has Java look through all jars for the class, and through the class for the method.
+    Raises:
+        UsageError: Java was started where names of files can only be ASCII.
     """
     jvm: Any = spark._jvm  # noqa: SLF001 (the way to Java's classes)
-    for name in ("functions", "PythonUtils"):
-        if not isinstance(there := getattr(jvm, name), _LookedUpOnce):
-            setattr(jvm, name, _LookedUpOnce(there))
+    jvm.java.util.Locale.setDefault(jvm.java.util.Locale.ROOT)
+    encodings = [jvm.java.lang.System.getProperty(name) for name in ("sun.jnu.encoding", "file.encoding")]
+    if {encoding.upper() for encoding in encodings} != {"UTF-8"}:
+        raise UsageError(
+            f"Java was started with the encodings {' and '.join(encodings)} for names of files and for text; both must "
+            f"be UTF-8: set LC_ALL={_LOCALE} where spark-submit is started (./build.sh and the image do), and "
+            "-Dfile.encoding=UTF-8 where Java's options say otherwise"
+        )
 
 
 def _let_python_end_first(spark: SparkSession) -> None:

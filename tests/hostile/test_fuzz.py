@@ -16,6 +16,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from spark_app.config.contracts import Dataset
+from spark_app.config.settings import load_settings
 from spark_app.ingest.discovery import is_ignored
 from spark_app.ingest.preflight import inspect_file
 from spark_app.run.files import InputFile
@@ -145,7 +146,9 @@ def test_a_look_into_a_file_finds_what_the_independent_engine_finds(sample: Path
             continue
         file.write(tmp_path)
         path = str(tmp_path / file.name)
-        found = inspect_file(InputFile(Dataset(dataset), file.name, path, len(file.content), file.modified, None))
+        found = inspect_file(
+            InputFile(Dataset(dataset), file.name, path, len(file.content), file.modified, None), load_settings("local")
+        )
         if found.reason not in {"hidden_name", "unreadable_name"}:
             wanted = _reason(file, dataset)
             assert found.reason == wanted or f"reason is {found.reason}, not {wanted}" in EITHER, file.name

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 ASCII_SPACE = " \t\n\r\f\v"
 BYTE_ORDER_MARK = "\ufeff"
+NULL_VALUES = ("", "\\N")
 NO_CHARACTER = "\udc0d"  # can't be in UTF-8 text
 MOST_COLUMNS = 1000
+LONGEST_LINE = 1024 * 1024
 csv.field_size_limit(2**31 - 1)
 
 
@@ -50,6 +52,8 @@ def read_table(
         columns = _header(lines[0], required, optional)
     if cut_off:
         raise FileRejectedError("not_utf8")
+    if any(len(line) > LONGEST_LINE // 4 and len(line.encode()) > LONGEST_LINE for line in lines[1:]):
+        raise FileRejectedError("line_too_long")
     read = _records_over_lines if multi_line else _records_of_lines
     return Table(columns, tuple(read(lines, columns)))
 
@@ -116,7 +120,7 @@ def _records_over_lines(lines: list[str], columns: tuple[str, ...]) -> Iterator[
         fields = _fields(whole, strict=True) if end > position else None
         if fields is not None and len(fields) == len(columns):
             position = end
-            yield Record(number, whole.rstrip("\r"), dict(zip(columns, fields, strict=True)))
+            yield _record(number, whole, columns)
         else:
             yield Record(number, line.rstrip("\r"), {}, "unclosed_quote")
 
@@ -133,10 +137,35 @@ def _record(number: int, line: str, columns: tuple[str, ...]) -> Record:
     raw = line.rstrip("\r")
     if not _balanced(line):
         return Record(number, raw, {}, "unclosed_quote")
+    if not _is_rfc_4180(raw):
+        return Record(number, raw, {}, "broken_quotes")
     fields = _fields(line)
     if fields is None or len(fields) != len(columns):
         return Record(number, raw, {}, "wrong_column_count")
-    return Record(number, raw, dict(zip(columns, fields, strict=True)))
+    values = ("" if field in NULL_VALUES else field for field in fields)
+    return Record(number, raw, dict(zip(columns, values, strict=True)))
+
+
+def _is_rfc_4180(record: str) -> bool:
+    """A field is quoted as a whole or holds no quote; within one that is, quotes are doubled."""
+    rest = record
+    while True:
+        if rest.startswith('"'):
+            end = 1
+            while rest[end : end + 2] == '""' or rest[end : end + 1] not in {'"', ""}:
+                end += 2 if rest[end] == '"' else 1
+            if end >= len(rest):
+                return False
+            end += 1
+        else:
+            end = rest.find(",") if "," in rest else len(rest)
+            if '"' in rest[:end]:
+                return False
+        if end == len(rest):
+            return True
+        if rest[end] != ",":
+            return False
+        rest = rest[end + 1 :]
 
 
 def _fields(text: str, *, strict: bool = False) -> list[str] | None:

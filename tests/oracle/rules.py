@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,6 +21,12 @@ OPTIONAL = {
     "streams": (),
     "songs": ("id", "album_name", "popularity"),
     "users": ("user_name", "user_age", "user_country", "created_at"),
+}
+# Columns whose values may be any text, and how many bytes it has at most.
+LONGEST_TEXT = {
+    "streams": {"track_id": 4096},
+    "songs": {"track_id": 4096, "artists": 4096, "album_name": 4096, "track_name": 4096, "track_genre": 1000},
+    "users": {"user_name": 4096, "user_country": 4096, "created_at": 4096},
 }
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,19}")
 LISTEN_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?")
@@ -52,13 +59,17 @@ class User:
     created_at: str
 
 
-def missing_reasons(dataset: str, values: Mapping[str, str]) -> list[str]:
-    return [f"missing_{column}" for column in REQUIRED[dataset] if not values[column]]
+def text_reasons(dataset: str, values: Mapping[str, str]) -> list[str]:
+    reasons = [f"missing_{column}" for column in REQUIRED[dataset] if not values[column]]
+    for column, longest in LONGEST_TEXT[dataset].items():
+        if len(values.get(column, "").encode()) > longest:
+            reasons.append(f"too_long_{column}")
+    return reasons
 
 
 def check_listen(values: Mapping[str, str], zone: ZoneInfo, modified: int) -> Listen | list[str]:
     """`modified`: the file's modification time, microseconds since 1970."""
-    reasons = missing_reasons("streams", values)
+    reasons = text_reasons("streams", values)
     user_id = whole_number(values["user_id"])
     if values["user_id"] and user_id is None:
         reasons.append("invalid_user_id")
@@ -80,7 +91,7 @@ def check_listen(values: Mapping[str, str], zone: ZoneInfo, modified: int) -> Li
 
 
 def check_song(values: Mapping[str, str]) -> Song | list[str]:
-    reasons = missing_reasons("songs", values)
+    reasons = text_reasons("songs", values)
     if values["artists"] and not artists_of(values["artists"]):
         reasons.append("missing_artists")
     song_id = whole_number(values.get("id", ""))
@@ -97,16 +108,16 @@ def check_song(values: Mapping[str, str]) -> Song | list[str]:
     return Song(
         id=song_id,
         track_id=values["track_id"],
-        artists=values["artists"],
-        track_name=values["track_name"],
+        artists=_composed(values["artists"]),
+        track_name=_composed(values["track_name"]),
         popularity=popularity,
         duration_ms=duration,
-        track_genre=values["track_genre"],
+        track_genre=_composed(values["track_genre"]),
     )
 
 
 def check_user(values: Mapping[str, str]) -> User | list[str]:
-    reasons = missing_reasons("users", values)
+    reasons = text_reasons("users", values)
     user_id = whole_number(values["user_id"])
     if values["user_id"] and user_id is None:
         reasons.append("invalid_user_id")
@@ -127,6 +138,10 @@ def whole_number(text: str) -> int | None:
         return None
     number = int(text)
     return number if -(2**63) <= number < 2**63 else None
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _number_reasons(column: str, number: int | None, highest: int) -> list[str]:

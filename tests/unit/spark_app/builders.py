@@ -33,7 +33,7 @@ HEADERS = {
 @lru_cache
 def settings(*assignments: str) -> Settings:
     """The settings of the repository, with some of one's own."""
-    return load_settings("local", assignments, {})
+    return load_settings("local", assignments)
 
 
 def no_spark() -> SparkSession:
@@ -68,9 +68,14 @@ def fields(spark: SparkSession, header: Sequence[str], *raw: str, contract: Cont
 
 
 def checked(
-    spark: SparkSession, dataset: Dataset, *raw: str, header: Sequence[str] | None = None, own: Settings | None = None
+    spark: SparkSession,
+    dataset: Dataset,
+    *raw: str,
+    header: Sequence[str] | None = None,
+    own: Settings | None = None,
+    decomposed: bool = False,
 ) -> Checked:
     """Checked records of one file."""
     contract = load_contract(dataset)
     parsed = split_fields(records(spark, *raw), contract, tuple(header or HEADERS[dataset]))
-    return check(parsed, contract, own or settings())
+    return check(parsed, contract, own or settings(), decomposed=decomposed)

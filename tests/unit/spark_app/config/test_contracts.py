@@ -96,7 +96,7 @@ RULE = '[[rules]]\nreason = "r"\ncolumn = "user_id"\ncheck = "range"\nmin = 0\ns
     ("text", "message"),
     [
         (HEAD + COLUMN + MANY, "25 columns; at most 24"),
-        (HEAD + COLUMN + RULE * 33, "36 checks of a row; at most 35"),
+        (HEAD + COLUMN + RULE * 30, "36 checks of a row; at most 35"),
     ],
 )
 def test_a_contract_of_more_than_can_be_checked_is_refused(conf: Path, text: str, message: str) -> None:

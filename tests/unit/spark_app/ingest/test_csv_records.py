@@ -2,6 +2,7 @@ import csv
 import gzip
 import io
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from spark_app.config.contracts import Dataset, load_contract
 from spark_app.ingest import csv_records as records
 from spark_app.ingest.csv_records import Block, SourceFile, line_records, number_lines, quoted_records, split_records
 from tests.unit.spark_app.builders import FILE_TIME, HEADERS, fields
+from tests.unit.spark_app.builders import records as record_frame
 
 STREAMS = HEADERS[Dataset.STREAMS]
 
@@ -158,6 +160,116 @@ def test_quoted_lines_are_read_by_the_rules_of_rfc_4180(spark: SparkSession) -> 
     assert found[3] == (None, "1", "t\n1", "x")
     assert [structure for structure, *_ in found[4:7]] == ["unclosed_quote", "wrong_column_count", "wrong_column_count"]
     assert found[7] == (None, "1", "a\\", "x")
+
+
+@pytest.mark.parametrize(
+    ("raw", "structure"),
+    [
+        ('1,"a"b"c",x', "broken_quotes"),
+        ('1,"x" y,z', "broken_quotes"),
+        ('1,y "x",z', "broken_quotes"),
+        ('1, "x",z', "broken_quotes"),
+        ('1,"x" ,z', "broken_quotes"),
+        ('"1" ,t,z', "broken_quotes"),
+        ('1,5" and 7" vinyl,z', "broken_quotes"),
+        ('1,"Say \\"Hi\\"",z', "broken_quotes"),
+        ('1,"a,"b",c",z', "broken_quotes"),
+        ('1,"a"",b",z"', "unclosed_quote"),
+        ('"a"b"c",x', "broken_quotes"),
+        ('1,"a,"",b",z', None),
+        ('1,"""a""",z', None),
+        ('1,"""","', "unclosed_quote"),
+        ('1,"""",","', None),
+        ('"","",""', None),
+        ('1,"t\n""1""",x\r', None),
+        ('1,"' + '""' * 50_000 + '",x', None),
+        ('1,"' + '""' * 50_000 + 'a"b",x', "unclosed_quote"),
+        ('1,"' + 'a""' * 50_000 + '"b"c",x', "broken_quotes"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_quotes_that_rfc_4180_does_not_allow_are_told_from_those_it_does(
+    spark: SparkSession, raw: str, structure: str | None
+) -> None:
+    assert fields(spark, STREAMS, raw)[0][0] == structure
+
+
+@given(text=st.text(alphabet=st.sampled_from('a,"\n'), max_size=12))
+@example(text='"a,"b",c"')
+def test_what_is_left_of_a_record_has_a_quote_exactly_if_it_breaks_rfc_4180(text: str) -> None:
+    """The rule that Spark applies, held against a grammar read character by character."""
+    field = re.compile(records._QUOTED_FIELD)
+    assert ('"' not in field.sub("", text)) == _is_rfc_4180(text)
+
+
+def _is_rfc_4180(text: str) -> bool:
+    """One record; line ends outside quotes are text here, as records are cut at them before."""
+    state = "begin"
+    for character in text:
+        if state in {"begin", "plain"}:
+            if character == '"' and state == "plain":
+                return False
+            state = {'"': "quoted", ",": "begin"}.get(character, "plain")
+        elif state == "quoted":
+            state = "closed" if character == '"' else "quoted"
+        elif character in '",':
+            state = "quoted" if character == '"' else "begin"
+        else:
+            return False
+    return state != "quoted"
+
+
+BACKSLASH = load_contract(Dataset.STREAMS).model_copy(update={"quote_escape": "backslash"})
+
+
+def test_a_contract_may_say_that_backslashes_stand_before_quotes(spark: SparkSession) -> None:
+    found = fields(
+        spark,
+        STREAMS,
+        r'1,"Say \"Hi\"",x',
+        r'1,"C:\\dir\\",x',
+        r'1,"a ""b"" \"c\"",x',
+        r"1,a\b \n\\,x",
+        r'1,"a\",x',
+        r'1,"a"b\"c",x',
+        contract=BACKSLASH,
+    )
+    assert found == [
+        (None, "1", 'Say "Hi"', "x"),
+        (None, "1", "C:\\dir\\", "x"),
+        (None, "1", 'a "b" "c"', "x"),
+        (None, "1", r"a\b \n\\", "x"),
+        ("unclosed_quote", None, None, None),
+        ("unclosed_quote", None, None, None),
+    ]
+
+
+def test_records_with_backslashes_go_on_over_line_ends() -> None:
+    text = 'h,h\n1,"a \\"b\nc\\" d"\n2,"e\\\\"\n3,x\n'
+    found = list(split_records(io.StringIO(text, newline="\n"), 2, "backslash"))
+    assert found == [(2, 2, '1,"a \\"b\nc\\" d"'), (4, 1, '2,"e\\\\"'), (5, 1, "3,x")]
+
+
+def test_raw_text_stays_as_it_was_written(spark: SparkSession) -> None:
+    raw = r'1,"Say \"Hi\"",x'
+    frame = records.split_fields(record_frame(spark, raw), BACKSLASH, STREAMS)
+    assert [row["raw"] for row in frame.collect()] == [raw]
+
+
+def test_null_values_are_those_of_the_contract(spark: SparkSession) -> None:
+    assert fields(spark, STREAMS, r"\N, \N ,NULL", r'"\N","",x') == [
+        (None, None, None, "NULL"),
+        (None, None, None, "x"),
+    ]
+    own = load_contract(Dataset.STREAMS).model_copy(update={"null_values": ("-",)})
+    assert fields(spark, STREAMS, r"-,,\N", contract=own) == [(None, None, "", r"\N")]
+
+
+def test_a_record_is_not_followed_over_more_than_a_line_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_MAX_RECORD_LENGTH", 100)
+    part = "x" * 60 + "\n"
+    assert [raw[:3] for _, _, raw in split(f'h,h\na,"{part}y"\n')] == ['a,"']
+    assert [raw[:3] for _, _, raw in split(f'h,h\na,"{part}{part}y"\n')] == ['a,"', "xxx", 'y"']
 
 
 def test_fields_go_by_the_names_of_the_header(spark: SparkSession) -> None:

@@ -1,7 +1,10 @@
 import gzip
 import hashlib
 import io
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,10 +13,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
+from kpi_common import preflight as common
+from kpi_common.preflight import FileLimits, check_header, shown_names
 from spark_app.config.contracts import Dataset, load_contract
-from spark_app.ingest import preflight as inspection
-from spark_app.ingest.preflight import Inspection, inspect_file, inspect_files
+from spark_app.config.settings import Settings
+from spark_app.ingest import preflight
+from spark_app.ingest.preflight import Inspection, inspect_file, inspect_files, rejection_hint
 from spark_app.run.files import InputFile
+from tests.unit.spark_app.builders import settings
 
 HEADER = b"user_id,track_id,listen_time\n"
 ROW = b"1,t1,2024-06-25 10:00:00\n"
@@ -21,18 +28,30 @@ BOM = b"\xef\xbb\xbf"
 BLANK = b" \t\r\n\f\v"
 
 
+def set_chunks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(preflight, "CHUNK", size)
+    monkeypatch.setattr(preflight, "PACKED_CHUNK", size)
+    monkeypatch.setattr(common, "CHUNK", size)
+
+
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read seven bytes at a time, so that chunks end everywhere."""
-    monkeypatch.setattr(inspection, "_CHUNK", 7)
+    set_chunks(monkeypatch, 7)
 
 
-def inspect(tmp_path: Path, data: bytes, name: str = "streams/a.csv") -> Inspection:
+def limited(**limits: int) -> Settings:
+    """Settings with limits of one's own, below what is allowed too, so that few bytes reach them."""
+    return settings().model_copy(update=limits)
+
+
+def inspect(tmp_path: Path, data: bytes, name: str = "streams/a.csv", **limits: int) -> Inspection:
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     dataset = Dataset(name.partition("/")[0])
-    return inspect_file(InputFile(dataset, name, str(path), len(data), datetime(2024, 6, 26, tzinfo=UTC), None))
+    file = InputFile(dataset, name, str(path), len(data), datetime(2024, 6, 26, tzinfo=UTC), None)
+    return inspect_file(file, limited(**limits))
 
 
 def no_spark() -> NoReturn:
@@ -56,7 +75,7 @@ def test_the_md5_of_an_archive_is_that_of_its_packed_bytes(tmp_path: Path) -> No
 def test_an_etag_that_is_known_is_kept(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(HEADER)
     file = InputFile(Dataset.STREAMS, "streams/a.csv", str(tmp_path / "a.csv"), 1, datetime(2024, 1, 1), "of-s3")
-    assert inspect_file(file).file.etag == "of-s3"
+    assert inspect_file(file, settings()).file.etag == "of-s3"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +105,7 @@ LINE = st.text(alphabet=st.sampled_from('a,"é \t\r\f\v\u00a0\u3000\u2028\x1c\x8
 @example(lines=[b"", b"", b" ", b"a"], chunk=1, line_end=False)
 def test_the_count_is_that_of_an_independent_split(lines: list[bytes], chunk: int, line_end: bool) -> None:
     data = HEADER + b"\n".join(lines) + (b"\n" if line_end else b"")
-    scan = inspection._Scan(load_contract(Dataset.STREAMS))
+    scan = common.FileScan(load_contract(Dataset.STREAMS), settings().file_limits)
     for start in range(0, len(data), chunk):
         scan.feed(data[start : start + chunk])
     scan.finish()
@@ -112,7 +131,11 @@ def test_the_count_is_that_of_an_independent_split(lines: list[bytes], chunk: in
         (b'user_id,track_id,listen_time,5" vinyl\n', "missing_column", "the header can't be read"),
         ("user_id\u00a0,track_id,listen_time\n".encode(), "missing_column", "lacks required columns: `user_id`"),
         ("\u2003user_id,track_id,listen_time\n".encode(), "missing_column", "lacks required columns: `user_id`"),
-        (b"user_id;track_id;listen_time\n", "missing_column", "it has: user_id;track_id;listen_time"),
+        (b"user_id;track_id;listen_time\n", "missing_column", "its columns are separated by `;`"),
+        (HEADER.replace(b",", b"\t"), "missing_column", "its columns are separated by tabs"),
+        (b"7,Anna Smith,1990-01-01\n", "missing_column", "3 fields that do not look like names: is it a row of data?"),
+        (HEADER.replace(b"\n", b"\r") + ROW.replace(b"\n", b"\r"), "missing_column", "its lines end with CR alone"),
+        ((HEADER + ROW * 9).replace(b"\n", b"\r") + b"\n", "missing_column", "its lines end with CR alone"),
         (HEADER + b"1,t\xff,x\n", "not_utf8", "byte 0xff about 32 bytes into it"),
         (HEADER + "1,é,x\n".encode("latin-1"), "not_utf8", "not UTF-8 text: byte 0xe9"),
         (HEADER + b"1,t\xc3", "not_utf8", "not UTF-8 text: byte 0xc3"),
@@ -153,24 +176,26 @@ def test_a_header_of_very_many_columns_is_refused(tmp_path: Path) -> None:
     assert "1,001 columns" in (found.message or "")
 
 
-def test_a_header_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "_MAX_HEADER", 100)
-    found = inspect(tmp_path, b"x" * 200)
+def test_a_header_without_end_is_given_up(tmp_path: Path) -> None:
+    found = inspect(tmp_path, b"x" * 200, max_line_bytes=100)
     assert found.reason == "missing_column"
     assert "no line end" in (found.message or "")
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b""])
+@pytest.mark.parametrize("chunk", [1, 7, 100])
 def test_a_line_that_would_fill_the_memory_is_no_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line_end: bytes
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line_end: bytes, chunk: int
 ) -> None:
-    monkeypatch.setattr(inspection, "_MAX_LINE", 100)
-    short = inspect(tmp_path, HEADER + (b"x" * 80 + b"\n") * 5 + b" " * 60 + line_end)
+    set_chunks(monkeypatch, chunk)
+    short = inspect(tmp_path, HEADER + (b"x" * 80 + b"\n") * 5 + b" " * 60 + line_end, max_line_bytes=100)
     assert (short.reason, short.lines) == (None, 5)
-    found = inspect(tmp_path, HEADER + ROW + b"x" * 120 + line_end + ROW)
+    data = HEADER + ROW + b"\n" + b"x" * 220 + line_end + ROW
+    found = inspect(tmp_path, data, max_line_bytes=100)
     assert found.reason == "line_too_long"
-    assert "more than 100 bytes" in (found.message or "")
-    assert inspect(tmp_path, HEADER + b" " * 120 + line_end).reason == "line_too_long"
+    assert "line 4 has more than 100 bytes (max_line_bytes)" in (found.message or "")
+    assert found.file.etag == hashlib.md5(data, usedforsecurity=False).hexdigest()
+    assert inspect(tmp_path, HEADER + b" " * 220 + line_end, max_line_bytes=100).reason == "line_too_long"
 
 
 # Random enough that the archive is longer than a few chunks.
@@ -221,10 +246,10 @@ def test_an_archive_of_several_members_is_read_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7, 30, 10_000])
 def test_an_archive_is_unpacked_in_pieces(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(inspection, "_CHUNK", chunk)
+    set_chunks(monkeypatch, chunk)
     content = HEADER + b"0" * 500
     packed = gzip.compress(content) + gzip.compress(b"") + gzip.compress(ROW)
-    blocks = list(inspection._unpacked(io.BytesIO(packed)))
+    blocks = list(common.unpacked(iter(partial(io.BytesIO(packed).read, chunk), b""), FileLimits()))
     assert b"".join(blocks) == content + ROW
     assert max(map(len, blocks)) <= chunk
 
@@ -245,7 +270,7 @@ def test_a_name_that_spark_passes_over_is_rejected(tmp_path: Path) -> None:
 def test_a_name_that_spark_can_not_open_is_rejected(uri: str, reason: str) -> None:
     when = datetime(2024, 6, 26, tzinfo=UTC)
     file = InputFile(Dataset.STREAMS, "streams" + uri.partition("/streams")[2], uri, 1, when, "etag")
-    found = inspection.inspect_file(file)
+    found = inspect_file(file, settings())
     assert (found.reason, found.file.etag) == (reason, "etag")
 
 
@@ -266,7 +291,125 @@ def test_large_inputs_are_inspected_by_spark_with_the_same_findings(
     files = []
     for number, data in enumerate([HEADER + ROW * 2, b"", HEADER + b"\xff\n"]):
         files.append(inspect(tmp_path, data, f"streams/{number}.csv").file)
-    on_driver = inspect_files(files, no_spark, on_driver_bytes=10**6)
+    on_driver = inspect_files(files, no_spark, settings())
     assert [found.reason for found in on_driver] == [None, "empty_file", "not_utf8"]
     assert on_driver[0].lines == 2
-    assert inspect_files(files, lambda: spark, on_driver_bytes=0) == on_driver
+    assert inspect_files(files, lambda: spark, settings("inspect_on_driver_bytes=0")) == on_driver
+
+
+def test_a_row_of_persons_in_the_place_of_the_header_is_not_shown(tmp_path: Path) -> None:
+    found = inspect(tmp_path, b"7,Anna Smith,34,NL,2024-01-01\n", "users/u.csv")
+    assert found.reason == "missing_column"
+    assert "Anna" not in (found.message or "")
+
+
+def test_messages_stay_short_whatever_a_header_holds(tmp_path: Path) -> None:
+    found = inspect(tmp_path, ",".join("x" * 2000 for _ in range(100)).encode() + b"\n")
+    assert found.reason == "missing_column"
+    assert len(found.message or "") <= 1000
+    assert shown_names(["a", "b" * 101] + ["c"] * 40) == f"a, {'b' * 100}…, {', '.join('c' * 28)} and 12 more"
+
+
+def test_line_ends_without_lines_are_given_up(tmp_path: Path) -> None:
+    limits = {"max_blank_lines": 5}
+    assert inspect(tmp_path, HEADER + b"\n" * 5, **limits).reason is None
+    assert inspect(tmp_path, HEADER + (ROW + b"\n\n") * 10, **limits).reason is None
+    found = inspect(tmp_path, HEADER + ROW + b"\n" * 60, **limits)
+    assert found.reason == "too_many_blank_lines"
+    assert "max_blank_lines" in (found.message or "")
+
+
+def test_an_archive_may_not_unpack_into_more_than_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = gzip.compress(HEADER + ROW * 1000)
+    found = inspect(tmp_path, packed, "streams/a.csv.gz", max_unpacked_bytes=10_000)
+    assert (found.reason, found.lines < 1000) == ("unpacks_too_large", True)
+    assert "10,000 bytes (max_unpacked_bytes)" in (found.message or "")
+    assert found.file.etag == hashlib.md5(packed, usedforsecurity=False).hexdigest()
+
+    assert inspect(tmp_path, packed, "streams/a.csv.gz", max_compression_ratio=2).reason is None, "small files may"
+    monkeypatch.setattr(common, "_FREE_BYTES", 1000)
+    found = inspect(tmp_path, packed, "streams/a.csv.gz", max_compression_ratio=2)
+    assert found.reason == "unpacks_too_large"
+    assert "2 times as many (max_compression_ratio)" in (found.message or "")
+    assert inspect(tmp_path, packed, "streams/a.csv.gz", max_compression_ratio=1000).reason is None
+
+
+def test_very_many_archives_in_one_file_are_given_up(tmp_path: Path) -> None:
+    empty, rows = gzip.compress(b""), gzip.compress(HEADER + ROW)
+    assert inspect(tmp_path, empty * 2 + rows, "streams/a.csv.gz", max_gzip_members=3).lines == 1
+    found = inspect(tmp_path, empty * 3 + rows, "streams/a.csv.gz", max_gzip_members=3)
+    assert found.reason == "too_many_gzip_members"
+    assert "more than 3 gzip members (max_gzip_members)" in (found.message or "")
+
+
+@pytest.mark.parametrize("what", ["100 MB of line ends", "200,000 empty archives"])
+def test_looking_is_quick_whatever_an_archive_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """It took 27 and 19 s once."""
+    monkeypatch.undo()
+    packed = gzip.compress(b"") * 200_000 if "empty" in what else gzip.compress(HEADER + b"\n" * 100_000_000)
+    begun = time.process_time()
+    assert inspect(tmp_path, packed, "streams/a.csv.gz").reason is not None
+    assert time.process_time() - begun < 8
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain", False),
+        ("Beyonc\u00e9", False),
+        ("Beyonce\u0301", True),
+        ("\u1112\u1161\u11ab", True),
+        ("\u00c5", False),
+        ("\u212b", True),
+        ("q\u0307\u0323", True),
+    ],
+)
+@pytest.mark.parametrize("chunk", [1, 3, 1000])
+def test_text_that_is_not_composed_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: bool, chunk: int
+) -> None:
+    set_chunks(monkeypatch, chunk)
+    data = f"track_id,artists,track_name,duration_ms,track_genre\nt,{text},x,1,pop\n".encode()
+    assert inspect(tmp_path, data, "songs/s.csv").decomposed is expected
+    assert not inspect(tmp_path, HEADER + f"1,{text},x\n".encode()).decomposed, "ids of tracks stay as they are"
+
+
+def test_the_reason_names_the_setting_that_reads_the_quotes_of_most_lines(tmp_path: Path) -> None:
+    data = HEADER + b'"1","a\\"b\\"","x"\n' * 3 + b'"1","a","x"\n' + ROW
+    found = inspect(tmp_path, data)
+    assert (found.quotes, found.quoted_lines, found.lines) == (True, 4, 5)
+    contract = load_contract(Dataset.STREAMS)
+    broken = {"broken_quotes": 3}
+    assert 'quote_escape = "backslash" in conf/contracts/streams.toml' in rejection_hint(found, broken, contract)
+    assert rejection_hint(found, {"broken_quotes": 2}, contract) == ""
+    assert rejection_hint(found, broken, contract.model_copy(update={"quote_escape": "backslash"})) == ""
+
+
+def test_the_reason_names_the_time_of_the_file_where_listens_are_later(tmp_path: Path) -> None:
+    hint = rejection_hint(inspect(tmp_path, HEADER + ROW), {"in_future": 30}, load_contract(Dataset.STREAMS))
+    assert hint.endswith("the time of the file itself, which is 2024-06-26T00:00:00+00:00")
+
+
+def test_the_limits_of_the_pipeline_are_those_of_the_settings() -> None:
+    assert settings().file_limits == FileLimits()
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_look_at_the_header_alone_reads_no_more_than_that(*, compressed: bool) -> None:
+    contract = load_contract(Dataset.STREAMS)
+
+    def blocks(data: bytes) -> Iterator[bytes]:
+        if compressed:
+            yield gzip.compress(b"")  # parts that were joined, of which the first was empty
+            yield gzip.compress(data)
+        else:
+            yield data[:5]
+            yield data[5:]
+        raise AssertionError("the header is read, and more is asked for")
+
+    assert check_header(blocks(HEADER + ROW), contract, FileLimits(), compressed=compressed) is None
+    message = check_header(blocks(b"user_id,track_id\n"), contract, FileLimits(), compressed=compressed)
+    assert "lacks required columns: `listen_time`" in (message or "")
+    assert check_header([], contract, FileLimits(), compressed=compressed) == "the file is empty"
+    if compressed:
+        assert "damaged or cut off" in (check_header([HEADER], contract, FileLimits(), compressed=True) or "")

@@ -1,5 +1,6 @@
 from collections import Counter
 from datetime import date
+from pathlib import Path
 
 import pytest
 from chispa import assert_df_equality
@@ -8,7 +9,8 @@ from pyspark.sql import functions as F
 
 from spark_app.config.contracts import Dataset
 from spark_app.ingest.staged_rows import quarantine_records, staged_songs, staged_streams, staged_users
-from tests.unit.spark_app.builders import checked, instant
+from spark_app.lake.delta_tables import Table
+from tests.unit.spark_app.builders import FILE_TIME, checked, instant
 
 LISTENS = "file_id int, user_id bigint, track_id string, listen_time timestamp"
 STAGED = f"{LISTENS}, copies int, listen_date date"
@@ -84,10 +86,23 @@ def test_of_repeated_songs_the_most_popular_counts_then_the_smallest_id_as_a_num
 
 
 def test_of_repeated_users_the_one_created_last_counts(spark: SparkSession) -> None:
-    rows = ["1,Old,20,DE,2024-01-01", "1,New,21,DE,2024-02-01", "1,Undated,22,DE,", "2,Zoe,20,DE,", "2,Ann,20,DE,"]
-    found = staged_users(checked(spark, Dataset.USERS, *rows).kept).select("user_id", "user_name", "copies")
-    expected = spark.createDataFrame([(1, "New", 3), (2, "Ann", 2)], "user_id bigint, user_name string, copies int")
+    rows = ["1,Ann,20,DE,2024-01-01", "1,Ann,21,FR,2024-02-01", "1,Ann,22,NL,", "2,Zoe,30,SE,", "2,Ann,,FI,"]
+    found = staged_users(checked(spark, Dataset.USERS, *rows).kept).drop("file_id", "file_modified_at")
+    expected = spark.createDataFrame(
+        [(1, "FR", "18-24", 3), (2, "FI", "unknown", 2)],
+        "user_id bigint, user_country string, age_band string, copies int",
+    )
     assert_df_equality(found, expected, ignore_row_order=True, ignore_nullable=True)
+
+
+def test_a_lake_of_the_release_before_goes_on_with_users_of_this_one(spark: SparkSession, tmp_path: Path) -> None:
+    table = Table(str(tmp_path / "users"))
+    before = "file_id int, file_modified_at timestamp, user_id bigint, user_name string, user_age bigint, copies int"
+    table.replace(spark.createDataFrame([(1, FILE_TIME, 5, "Ann", 30, 1)], before), None, {})
+    rows = checked(spark, Dataset.USERS, "7,Bob,64,NL,").kept.withColumn("file_id", F.lit(2))
+    table.replace(staged_users(rows), "file_id IN (2)", {})
+    found = table.read(spark).select("user_id", "user_name", "user_age", "user_country", "age_band").collect()
+    assert sorted(map(tuple, found)) == [(5, "Ann", 30, None, None), (7, None, None, "NL", "55-64")]
 
 
 def test_a_quarantined_row_says_all_that_is_known_of_it(spark: SparkSession) -> None:

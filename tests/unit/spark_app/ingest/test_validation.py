@@ -1,3 +1,4 @@
+from collections import Counter
 from datetime import datetime
 
 import pytest
@@ -6,7 +7,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from spark_app.config.contracts import Dataset, Severity, load_contract
-from spark_app.spark.columns import instant_to_local, local_to_instant, names_list
+from spark_app.ingest.validation import warning_notes
+from spark_app.spark.columns import age_band, instant_to_local, local_to_instant, names_list
 from tests.unit.spark_app.builders import HEADERS, checked, instant, settings
 
 S, G, U = Dataset.STREAMS, Dataset.SONGS, Dataset.USERS
@@ -54,6 +56,23 @@ ROWS: list[tuple[Dataset, str, list[str]]] = [
     (S, "x,,2024-06-28 00:00:00", ["invalid_user_id", "missing_track_id", "in_future"]),
     (S, '1,"t1,2024-06-25 10:00:00', ["unclosed_quote"]),
     (S, 'x,"t1,2099-06-25 10:00:00', ["unclosed_quote"]),
+    (S, '1,"t1"x"y",2024-06-25 10:00:00', ["broken_quotes"]),
+    (S, 'x,"t1" y,2099-06-25 10:00:00', ["broken_quotes"]),
+    (S, "1," + "ä" * 2048 + ",2024-06-25 10:00:00", []),
+    (S, "1," + "ä" * 2048 + "x,2024-06-25 10:00:00", ["too_long_track_id"]),
+    (S, r"\N,\N,2024-06-25 10:00:00", ["missing_user_id", "missing_track_id"]),
+    (G, "0,t1,A,Song,50,180000," + "x" * 1000, []),
+    (G, "0,t1,A,Song,50,180000," + "x" * 1001, ["too_long_track_genre"]),
+    (G, "0,t1," + "A" * 4097 + ",Song,50,180000,pop", ["too_long_artists"]),
+    (G, "0,t1,A," + "A" * 4097 + ",50,180000,pop", ["too_long_track_name"]),
+    (G, "0," + "A" * 4097 + ",A,Song,50,180000,pop", ["too_long_track_id"]),
+    (G, '0,t1,"A"x"B",Song,50,180000,pop', ["broken_quotes"]),
+    (G, r"0,t1,A,Song,50,180000,\N", ["missing_track_genre"]),
+    (G, "0,t1,NULL,nan,50,180000,None", []),
+    (U, '1,"Ann"x"y",30,NL,', ["broken_quotes"]),
+    (U, "1," + "A" * 4097 + ",30,NL,", ["too_long_user_name"]),
+    (U, "1,Ann,30," + "A" * 4097 + ",", ["too_long_user_country"]),
+    (U, "1,Ann,30,NL," + "A" * 4097, ["too_long_created_at"]),
     (S, "1,t1", ["wrong_column_count"]),
     (S, "x,,1990-01-01 00:00:00,", ["wrong_column_count"]),
     (S, '1,"t1",2024-06-25 10:00:00,', ["wrong_column_count"]),
@@ -111,7 +130,7 @@ def test_a_row_has_all_its_reasons(
 def test_the_table_has_a_row_for_each_quarantine_reason(spark: SparkSession, dataset: Dataset) -> None:
     told = {reason for of, _, found in ROWS if of is dataset for reason in found}
     known = {check.reason for check in checked(spark, dataset, "x").checks if check.severity is Severity.QUARANTINE}
-    assert known - told == ({"nonexistent_local_time"} if dataset is S else set())
+    assert known - told == ({"nonexistent_local_time"} if dataset is S else {"too_long_album_name"} & known)
 
 
 def test_what_is_kept_and_what_is_set_aside_are_exact_complements(spark: SparkSession) -> None:
@@ -135,6 +154,40 @@ def test_a_warning_is_told_but_keeps_the_row(spark: SparkSession) -> None:
     rows = frame.kept.orderBy("user_id").collect()
     assert [frame.reasons(row["broken_rules"]) for row in rows] == [["user_age_out_of_range"], ["invalid_user_age"]]
     assert [row["user_age"] for row in rows] == [131, None]
+
+
+def warnings(spark: SparkSession, *raw: str) -> list[list[str]]:
+    frame = checked(spark, G, *raw)
+    return [frame.reasons(row["broken_rules"]) for row in frame.frame.orderBy("line_number").collect()]
+
+
+def test_texts_that_mean_nothing_and_html_entities_are_told(spark: SparkSession) -> None:
+    found = warnings(
+        spark,
+        "0,t1,NULL,Song,50,1,pop",
+        "0,t1,A,nan,50,1,pop",
+        "0,t1,A,Song,50,1,None",
+        "0,t1,Simon &amp; Garfunkel,Song,50,1,pop",
+        "0,t1,A,It&#39;s,50,1,pop",
+        "0,t1,Simon & Garfunkel,R&B; Nullable,50,1,nonet",
+        "0,t1,Nan,&#x27;,50,1,pop",
+    )
+    null, entity = "suspicious_null", "html_entity"
+    assert found == [[null], [null], [null], [entity], [entity], [], [null, entity]]
+    notes = warning_notes(Counter({null: 4, entity: 2, "invalid_user_age": 1}))
+    assert [note.partition(" rows")[0] for note in notes] == ["4", "2"]
+    assert "null_values" in notes[0]
+    assert warning_notes(Counter()) == []
+
+
+def test_names_are_composed_where_a_file_may_have_others(spark: SparkSession) -> None:
+    raw = "0,e\u0301,Beyonce\u0301;\u1112\u1161\u11ab,Caf\u00e9,50,1,cafe\u0301"
+    columns = ("track_id", "artists", "track_name", "track_genre")
+    row = checked(spark, G, raw, decomposed=True).kept.select(*columns).first()
+    assert row is not None
+    assert tuple(row) == ("e\u0301", "Beyonc\u00e9;\ud55c", "Caf\u00e9", "caf\u00e9")
+    plan = checked(spark, G, raw).kept.select(*columns)._jdf.queryExecution().executedPlan().toString()
+    assert "Python" not in plan, "names of files that need nothing go through no Python"
 
 
 def test_null_texts_are_counted_by_column(spark: SparkSession) -> None:
@@ -239,6 +292,13 @@ def test_names_are_trimmed_and_each_there_once_in_order(spark: SparkSession) -> 
     ]
     frame = spark.createDataFrame(rows, "text string, expected array<string>")
     assert_column_equality(frame.withColumn("found", names_list(F.col("text"))), "found", "expected")
+
+
+def test_ages_are_told_in_bands(spark: SparkSession) -> None:
+    ages = [(None, "unknown"), (-1, "unknown"), (0, "under 18"), (17, "under 18"), (18, "18-24"), (24, "18-24")]
+    ages += [(25, "25-34"), (64, "55-64"), (65, "65+"), (130, "65+"), (131, "unknown")]
+    frame = spark.createDataFrame(ages, "age bigint, expected string")
+    assert_column_equality(frame.withColumn("found", age_band(F.col("age"))), "found", "expected")
 
 
 def test_every_row_of_the_table_has_the_columns_of_its_header() -> None:

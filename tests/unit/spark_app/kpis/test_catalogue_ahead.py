@@ -21,7 +21,7 @@ from tests.unit.spark_app.builders import STAGED_SONGS
 def context(spark: SparkSession, tmp_path: Path) -> Context:
     lake = str(tmp_path / "lake")
     result = RunResult("one", "run", lake, None, datetime.now(UTC))
-    return Context(lambda: spark, load_settings("local", environ={}), Lake(lake), "one", result, Steps())
+    return Context(lambda: spark, load_settings("local"), Lake(lake), "one", result, Steps())
 
 
 def stage(context: Context, *tracks: str) -> int:

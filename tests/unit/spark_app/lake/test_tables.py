@@ -15,7 +15,7 @@ MARKER = "lake.json"
 
 
 def settings(**changes: object) -> Settings:
-    return load_settings("local", [f"{name}={value}" for name, value in changes.items()], {})
+    return load_settings("local", [f"{name}={value}" for name, value in changes.items()])
 
 
 def marker(folder: Path) -> dict[str, Any]:

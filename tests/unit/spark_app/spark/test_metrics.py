@@ -1,5 +1,6 @@
 """What Spark is asked about its own work, and what that work costs."""
 
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from pyspark.sql import SparkSession
 
 from spark_app.config.settings import load_settings
 from spark_app.log import Steps
-from spark_app.spark.metrics import StageMeter, Worker, cost_estimate, gib, workers_of
+from spark_app.spark.metrics import StageMeter, Worker, cost_estimate, cost_so_far, gib, workers_of
 
 
 def test_a_step_tells_the_bytes_that_its_stages_moved(spark: SparkSession, tmp_path: Path) -> None:
@@ -62,3 +63,18 @@ def test_sizes_are_read_as_spark_writes_them(size: str, expected: float) -> None
 def test_what_is_no_size_is_named() -> None:
     with pytest.raises(ValueError, match="3 gigabytes"):
         gib("3 gigabytes")
+
+
+def test_a_spark_that_does_not_tell_its_work_fails_no_step(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where the status store has other methods: py4j then raises an error of its own."""
+    settings, steps = load_settings("local"), Steps()
+    monkeypatch.setattr(spark.sparkContext, "_jsc", None)
+    monkeypatch.setattr(logging.getLogger("music_kpis"), "propagate", True)
+    steps.meter = StageMeter(spark)
+    with steps.step("first"), steps.step("second"):
+        pass
+    assert [set(step) for step in steps.as_json()] == [{"name", "seconds"}] * 2
+    assert cost_so_far(spark, settings) is None
+    assert sum("does not tell it" in record.message for record in caplog.records) == 2
