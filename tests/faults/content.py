@@ -19,7 +19,7 @@ TABLES = {
     "staged/streams": "user_id, track_id, listen_time, copies, listen_date",
     "staged/songs": "file_name, file_modified_at, track_id, track_genre, id, track_name, artists, album_name, "
     "popularity, duration_ms, copies",
-    "staged/users": "file_modified_at, user_id, user_name, user_age, user_country, created_at, copies",
+    "staged/users": "file_modified_at, user_id, user_country, age_band, copies",
     "quarantine/records": "dataset, file_name, line_number, raw, reasons",
     **{table: ", ".join(columns) for table, columns in COLUMNS.items()},
 }

@@ -18,7 +18,7 @@ from tests.oracle.kpis import COLUMNS
 STAGED = {
     "staged/streams": "user_id, track_id, listen_time, copies, listen_date",
     "staged/songs": "track_id, track_genre, id, track_name, artists, album_name, popularity, duration_ms, copies",
-    "staged/users": "user_id, user_name, user_age, user_country, created_at, copies",
+    "staged/users": "user_id, user_country, age_band, copies",
 }
 TABLES = STAGED | {table: ", ".join(columns) for table, columns in COLUMNS.items()}
 INSTANTS = {"listen_time", "listen_hour"}
