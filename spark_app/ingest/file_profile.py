@@ -30,7 +30,6 @@ class FileProfile:
     quarantined: int = 0
     waiting: int = 0
     unknown_users: int = 0
-    header_rows: int = 0
     by_reason: Counter[str] = field(default_factory=Counter)
     nulls: Counter[str] = field(default_factory=Counter)
     blocks: dict[int, Block] = field(default_factory=dict)
