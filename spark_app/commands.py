@@ -78,7 +78,8 @@ def _take_in(
             with step("validate"):
                 references = judge_references(context, candidates, frames)
                 record_files(result, references.candidates)
-                if candidates:
+                has_streams = any(c.file.dataset is Dataset.STREAMS for c in candidates)
+                if has_streams or (candidates and not later):  # songs may be tried apart from users
                     require_references(references, state.value.newest_accepted)
                 judged = references + judge_streams(context, candidates, references, ledger, frames)
                 record_files(result, judged.candidates)
