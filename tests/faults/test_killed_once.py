@@ -15,13 +15,13 @@ from tests.oracle import Oracle
 pytestmark = pytest.mark.integration
 # All files are judged, so that each is tried apart from the others next time. Then the third, of listens, is staged and
 # not settled. (Recovery once forgot how many listens waited for their songs.)
-POINTS = (Plan("ops/state.json open: inside"), Plan("ops/state.json settle: inside", nth=3))
+PLANS = (Plan("ops/state.json open: inside"), Plan("ops/state.json settle: inside", nth=3))
 
 
 def test_killed_and_taken_up(spark: SparkSession, place: Workplace, sample: Sample, tell: Tell) -> None:
     """Each figure and the fate of each row are those of the independent engine, which nobody disturbed."""
-    for number, plan in enumerate(POINTS):
-        place.break_off(["run", "--input", str(sample.first)], f"killed{number}", plan)
+    for number, plan in enumerate(PLANS):
+        place.break_off(["run", "--input", str(sample.first)], f"killed.t{number}", plan)
     application = Application(spark, sample.first, place.lake, {name: str(value) for name, value in SETTINGS.items()})
     assert application.run() == 0
     expected = Oracle().run(sample.first)
@@ -31,7 +31,8 @@ def test_killed_and_taken_up(spark: SparkSession, place: Workplace, sample: Samp
         name: (fate.outcome, *(str(getattr(fate, count)) for count in COUNTS)) for name, fate in expected.files.items()
     }
     lines = differences(application.kpis(), expected.tables)
-    tell(f"empty lake, {POINTS[0].point}, then {POINTS[1].point}", equal=found == wanted and not lines)
+    for plan in PLANS:
+        tell(f"empty lake, {plan.point}", equal=found == wanted and not lines)
     assert found == wanted
     assert lines == []
     assert [check for check in application.result()["audit"] if not check["passed"]] == []
