@@ -45,6 +45,9 @@ def run(context: Context, source: str | None, manifest: str | None) -> None:
     The caller holds the lake's lock. Files are judged in one batch, unless a run has died of some of them.
     """
     with context.steps.step("list files"):
+        if manifest:
+            found = storage_for(manifest).find(manifest)
+            context.result.manifest = {"path": manifest, "etag": found.etag if found else None}
         listing = read_manifest(manifest) if manifest else list_input(source or "")
     state = _open_lake(context)
     with context.steps.step("choose files"):
