@@ -9,6 +9,7 @@ from datetime import date
 
 from pyspark.sql import DataFrame
 
+from kpi_common.files import storage_for
 from kpi_common.log import log
 from spark_app.config.contracts import Dataset
 from spark_app.errors import NothingUsableError, UsageError

@@ -22,7 +22,7 @@ from kpi_pipeline.errors import JobFailedError, ResultError
 LIVE_STATES = ("SUBMITTED", "PENDING", "SCHEDULED", "QUEUED", "RUNNING", "CANCELLING")
 TERMINAL_STATES = frozenset({"SUCCESS", "FAILED", "CANCELLED"})
 FINAL_EXIT_CODES = frozenset({2, 3, 4})  # trying the same again has the same end
-JUDGING_STEPS = frozenset({"inspect files", "inspect", "validate", "accept", "stage"})  # of the application's result
+JUDGING_STEPS = frozenset({"inspect files", "validate", "stage"})  # of the application's result
 # What is said where the platform and not a file is at fault.
 PLATFORM_TROUBLE = re.compile(
     r"no space left|disk quota|ErrImagePull|image.{0,60}(pull|not found|manifest)|access.?denied|not authorized"
