@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +19,7 @@ from kpi_common.s3_files import COPY_IN_ONE_BYTES, S3Storage
 from kpi_pipeline.files.archive import clean_up, move_done
 from kpi_pipeline.files.arrivals import SourceFile, list_source, run_folder, write_run_manifest
 from kpi_pipeline.files.claims import PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry
-from kpi_pipeline.files.input_checks import all_streams_bad, check_inputs
+from kpi_pipeline.files.input_checks import all_streams_bad, check_header, check_inputs
 from kpi_pipeline.files.release import release
 from kpi_pipeline.settings import PipelineSettings, load_delivery_settings, load_pipeline_settings
 
@@ -248,3 +249,39 @@ def test_headers_are_checked_before_a_job_is_paid_for(s3: Any, buckets: S3Storag
     assert not all_streams_bad(files, check_inputs(buckets, settings, files))
     bad = [file for file in files if file["name"] in problems]
     assert all_streams_bad(bad, check_inputs(buckets, settings, bad))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (f"streams/{'a' * 1000}.csv", "its key in s3://music/archive would have"),
+        (f"streams/{'é' * 400}.csv", "its notes would have"),
+    ],
+    ids=["key", "notes"],
+)
+def test_a_name_that_the_archive_can_not_hold_is_told_and_left(
+    s3: Any, buckets: S3Storage, ledger: ClaimLedger, settings: PipelineSettings, name: str, told: str
+) -> None:
+    put(s3, name)
+    put(s3, "streams/other.csv")
+    files = list_source(buckets, settings)
+    for file in files:
+        settle(ledger, file, SUCCESS)
+    for _ in range(2):  # and so in every later run
+        moved = move_done(buckets, ledger, settings, list_source(buckets, settings))
+        assert list(moved.left) == [name]
+        assert told in moved.left[name]
+    assert keys(s3, "raw/") == [f"raw/{name}"], "the other one is archived"
+
+
+def test_a_gzip_file_whose_first_part_is_empty_has_a_header(s3: Any, buckets: S3Storage) -> None:
+    packed = gzip.compress(b"") + gzip.compress(GOOD)
+    put(s3, "streams/joined.csv.gz", packed)
+    put(s3, "streams/empty.csv.gz", gzip.compress(b"") * 2)
+    found = [
+        check_header(buckets, {"dataset": "streams", "name": name, "path": f"s3://{BUCKET}/raw/streams/{name}.csv.gz"})
+        for name in ("joined", "empty")
+    ]
+    assert found[0] is None
+    assert found[1] is not None
+    assert found[1].message == "the file is empty"

@@ -102,8 +102,8 @@ def is_to_move(file: SourceFile, entry: Entry) -> bool:
 
 def archive_problem(settings: PipelineSettings, file: SourceFile, entry: Entry) -> str | None:
     """Return why S3 would not take a file under its name in the archive, or None."""
-    folder = settings.rejected if entry.status == REJECTED else settings.archive
-    key = bucket_and_key(_address(folder, file, entry.processed_on, REASON_SUFFIX))[1]
+    folder, suffix = (settings.rejected, REASON_SUFFIX) if entry.status == REJECTED else (settings.archive, "")
+    key = bucket_and_key(_address(folder, file, entry.processed_on, suffix))[1]
     size = len(key.encode()) + ETAG_IN_NAME + 1
     if size > MAX_KEY_BYTES:
         return f"its key in {folder} would have {size} bytes, S3 takes {MAX_KEY_BYTES}: shorten its name"
