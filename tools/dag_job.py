@@ -153,9 +153,9 @@ def show(console: Console, aws: EmulatedAws, result: DagRun, before: dict[str, i
     print_table(console, "Bucket before", ("key", "bytes"), _bucket_rows(before))
     print_table(console, "Bucket after", ("key", "bytes"), _bucket_rows(keys_by_folder(aws)))
     with _environment(aws):
+        from kpi_common.files import open_lake
         from kpi_pipeline.export.reader import read_export
         from kpi_pipeline.files.claims import ClaimLedger
-        from kpi_pipeline.lake import open_lake
         from kpi_pipeline.settings import load_delivery_settings
 
         entries = ClaimLedger(load_delivery_settings()).with_status()

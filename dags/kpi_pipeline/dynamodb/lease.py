@@ -22,7 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from botocore.exceptions import ClientError
 
@@ -31,7 +31,6 @@ from kpi_common.errors import AwsError
 from kpi_common.log import log
 from kpi_pipeline.dynamodb.tables import STATUS_KEY
 from kpi_pipeline.errors import LeaseError, OtherLakeError, SupersededError
-from kpi_pipeline.export.reader import Export
 from kpi_pipeline.settings import DeliverySettings
 
 if TYPE_CHECKING:
@@ -66,6 +65,21 @@ def new_holder() -> str:
 def utc_now() -> str:
     """Return the present instant as the project writes it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Export(Protocol):
+    """What the lease and the status need of an export."""
+
+    @property
+    def lake_id(self) -> str | None: ...
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def export_seq(self) -> int: ...
+    @property
+    def complete_through(self) -> str | None: ...
+    @property
+    def dates(self) -> tuple[str, ...]: ...
 
 
 class Lease:

@@ -13,9 +13,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from kpi_pipeline.dynamodb.items import Item, same_item
-from kpi_pipeline.dynamodb.lease import Lease, utc_now
+from kpi_pipeline.dynamodb.lease import Export, Lease, utc_now
 from kpi_pipeline.dynamodb.tables import STATUS_KEY, get_items
-from kpi_pipeline.export.reader import Export
 from kpi_pipeline.settings import DeliverySettings
 
 if TYPE_CHECKING:
