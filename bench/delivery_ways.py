@@ -22,8 +22,8 @@ from boto3.dynamodb.types import TypeDeserializer
 from kpi_common.files import Folder, open_lake
 from kpi_pipeline.aws import batch_client
 from kpi_pipeline.dynamodb.batch_writer import BatchWriter, put_request
-from kpi_pipeline.export.reader import Export, Part, read_manifest, read_part
-from kpi_pipeline.settings import load_settings
+from kpi_pipeline.export.reader import Export, Part, read_export, read_part
+from kpi_pipeline.settings import load_delivery_settings
 
 
 @dataclass
@@ -63,12 +63,12 @@ def timed_parts(lake: Folder, export: Export, url: str, parts: Sequence[Part]) -
 
 def write_parts(lake: Folder, export: Export, url: str, parts: Sequence[Part]) -> None:
     """Write parts with a writer of their own."""
-    settings = load_settings().writer
+    settings = load_delivery_settings().writer
     layouts = {layout.name: layout for layout in export.tables}
     writer = BatchWriter(batch_client(url, settings.workers + 4), settings)
     for part in parts:
         items = read_part(lake, export, part)
-        writer.write(put_request(layouts[table], one.item, one.line) for table, some in items.items() for one in some)
+        writer.write(put_request(layouts[table], one) for table, some in items.items() for one in some)
 
 
 def boto3_batch_writer(lake: Folder, export: Export, url: str) -> dict[str, float]:
@@ -77,7 +77,7 @@ def boto3_batch_writer(lake: Folder, export: Export, url: str) -> dict[str, floa
     items: dict[str, list[dict[str, Any]]] = {layout.name: [] for layout in export.tables}
     for part in export.parts:
         for table, exported in read_part(lake, export, part).items():
-            items[table] += [{name: read(value) for name, value in one.item.items()} for one in exported]
+            items[table] += [{name: read(value) for name, value in one.items()} for one in exported]
     clock = Clock()
     resource = boto3.resource("dynamodb", endpoint_url=url)
     for table, some in items.items():
@@ -91,7 +91,7 @@ def main(way: str, folder: str, run_id: str, url: str) -> None:
     """Write one export one way."""
     lake = open_lake(str(Path(folder)))
     write = {"ours": ours, "ours-2": ours_in_two, "boto3": boto3_batch_writer}[way]
-    print(json.dumps(write(lake, read_manifest(lake, run_id), url)))
+    print(json.dumps(write(lake, read_export(lake, run_id), url)))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from datetime import date
 
 from pyspark.sql import DataFrame
 
+from kpi_common.files import storage_for
 from kpi_common.log import log
 from spark_app.config.contracts import Dataset
 from spark_app.errors import NothingUsableError, UsageError
@@ -45,6 +46,9 @@ def run(context: Context, source: str | None, manifest: str | None) -> None:
     The caller holds the lake's lock. Files are judged in one batch, unless a run has died of some of them.
     """
     with context.steps.step("list files"):
+        if manifest:
+            found = storage_for(manifest).find(manifest)
+            context.result.manifest = {"path": manifest, "etag": found.etag if found else None}
         listing = read_manifest(manifest) if manifest else list_input(source or "")
     state = _open_lake(context)
     with context.steps.step("choose files"):

@@ -154,18 +154,18 @@ def show(console: Console, aws: EmulatedAws, result: DagRun, before: dict[str, i
     print_table(console, "Bucket after", ("key", "bytes"), _bucket_rows(keys_by_folder(aws)))
     with _environment(aws):
         from kpi_common.files import open_lake
-        from kpi_pipeline.export.reader import read_manifest
+        from kpi_pipeline.export.reader import read_export
         from kpi_pipeline.files.claims import ClaimLedger
-        from kpi_pipeline.settings import load_settings
+        from kpi_pipeline.settings import load_delivery_settings
 
-        entries = ClaimLedger(load_settings()).with_status()
+        entries = ClaimLedger(load_delivery_settings()).with_status()
         columns = ("file", "status", "rows", "reason")
         ledger = [(e.filename, e.status, "" if e.rows is None else e.rows, e.reason[:REASON_SHOWN]) for e in entries]
         print_table(console, "ProcessedStreams", columns, ledger)
         lake = open_lake(f"s3://{BUCKET}/lake")
         exports = [path.split("/")[1] for path in lake.files("exports", frozenset({"delivered.json"}))]
         if exports:
-            show_kpis(console, read_manifest(lake, exports[-1]), aws.dynamodb.url)
+            show_kpis(console, read_export(lake, exports[-1]), aws.dynamodb.url)
 
 
 def _bucket_rows(keys: dict[str, int]) -> list[tuple[str, int]]:

@@ -138,7 +138,7 @@ def digest_of(target: str, repository: Repository) -> str:
 
 def show_next_steps(repository: Repository, digest: str, labels: dict[str, str]) -> None:
     """Print the digest, and the commands that make use of it."""
-    from kpi_pipeline.emr.conf import as_submit_parameters, spark_properties
+    from kpi_pipeline.emr.request import as_submit_parameters, spark_properties
 
     image = f"{repository.uri}@{digest}"
     policy = IMAGE_FOLDER / "ecr-repository-policy.json"

@@ -17,7 +17,7 @@ from kpi_common.layout import TableLayout
 from kpi_pipeline.aws import dynamodb_client
 from kpi_pipeline.dynamodb.tables import status_layout
 from kpi_pipeline.export.reader import Export
-from kpi_pipeline.settings import load_settings
+from kpi_pipeline.settings import load_delivery_settings
 
 Row = dict[str, Any]
 Query = Callable[[TableLayout, str], list[Row]]
@@ -46,7 +46,7 @@ def show_result(console: Console, result: Mapping[str, Any]) -> None:
 
 def show_kpis(console: Console, export: Export, endpoint_url: str) -> None:
     """Read the newest day of an export back from DynamoDB and print its top genres and rows of each table."""
-    settings = load_settings()
+    settings = load_delivery_settings()
     client, deserializer = dynamodb_client(endpoint_url), TypeDeserializer()
 
     def query(layout: TableLayout, date: str) -> list[Row]:

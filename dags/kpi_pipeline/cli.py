@@ -15,17 +15,17 @@ from dataclasses import asdict
 from typing import Any, NoReturn
 
 from kpi_common.aws import plain_aws_errors
+from kpi_common.errors import AppError, UsageError
 from kpi_common.files import open_lake
 from kpi_common.log import printable, set_up_logging, warn
 from kpi_common.s3_files import S3Storage
 from kpi_pipeline.aws import dynamodb_client
 from kpi_pipeline.dynamodb.reading import Day, read_day
-from kpi_pipeline.errors import PipelineError, UsageError
-from kpi_pipeline.export.delivery import LATEST, Outcome, deliver
+from kpi_pipeline.export.delivery import LATEST, DeliveryResult, deliver
 from kpi_pipeline.files.claims import ClaimLedger
 from kpi_pipeline.files.reingest import write_reingest_manifest
-from kpi_pipeline.files.release import release
-from kpi_pipeline.settings import load_settings
+from kpi_pipeline.files.release import rejected_for, release
+from kpi_pipeline.settings import load_delivery_settings
 
 WIDEST_CELL = 40
 EXIT_FAILED = 1
@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         options.command(options)
-    except PipelineError as error:
-        print(printable(f"error: {error}", keep="\n"), file=sys.stderr)
+    except AppError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; run it again to go on", file=sys.stderr)
@@ -52,7 +52,9 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kpi_pipeline", description=__doc__, formatter_class=_Formatter)
+    parser = argparse.ArgumentParser(
+        prog="kpi_pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--table-prefix", metavar="P", help="put before the name of every table")
@@ -92,7 +94,8 @@ def _add_files(commands: Any, common: argparse.ArgumentParser) -> None:
     releasing = actions.add_parser(
         "release", parents=[common], help="bring rejected files back to the source, so that the next run takes them"
     )
-    releasing.add_argument("names", nargs="+", metavar="NAME", help="such as streams/streams1.csv")
+    releasing.add_argument("names", nargs="*", metavar="NAME", help="such as streams/streams1.csv")
+    releasing.add_argument("--reason", metavar="REASON", help="all files rejected for it, such as too_many_failures")
     releasing.add_argument("--source", required=True, metavar="URI", help="s3://bucket/raw")
     releasing.add_argument("--rejected", required=True, metavar="URI", help="s3://bucket/rejected")
     releasing.set_defaults(command=_release_files)
@@ -103,10 +106,6 @@ def _add_files(commands: Any, common: argparse.ArgumentParser) -> None:
     again.set_defaults(command=_reingest_files)
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    pass
-
-
 def _date(text: str) -> str:
     if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
         raise argparse.ArgumentTypeError(f"'{text}' is no date like 2024-06-25")
@@ -114,7 +113,7 @@ def _date(text: str) -> str:
 
 
 def _deliver(options: argparse.Namespace) -> None:
-    settings = load_settings(
+    settings = load_delivery_settings(
         prefix=options.table_prefix,
         max_write_rate=options.max_write_rate,
         workers=options.workers,
@@ -127,10 +126,10 @@ def _deliver(options: argparse.Namespace) -> None:
     undeliverable = len(outcome.receipt.get("undeliverable", []))
     if undeliverable:
         warn(f"items that could not be delivered: {undeliverable}; the receipt lists them", run_id=outcome.run_id)
-    print(json.dumps(asdict(outcome), ensure_ascii=False) if options.json else _told(outcome))
+    print(json.dumps(asdict(outcome), ensure_ascii=False) if options.json else _summary(outcome))
 
 
-def _told(outcome: Outcome) -> str:
+def _summary(outcome: DeliveryResult) -> str:
     lines = [outcome.message]
     if outcome.receipt:
         rows = [{"table": name, **counts} for name, counts in outcome.receipt["tables"].items()]
@@ -138,12 +137,13 @@ def _told(outcome: Outcome) -> str:
         lines.append(f"{outcome.receipt['dates']} dates in {outcome.receipt['seconds']:.1f} s")
     for entry in outcome.receipt.get("undeliverable", []):
         key = ", ".join(str(value) for part in entry["key"].values() for value in part.values())
-        lines.append(f"not delivered ({entry['reason']}, {entry['bytes']} bytes): {entry['table']} {key[:200]}")
+        reason = f"{entry['reason']}, {entry['bytes']} bytes"
+        lines.append(printable(f"not delivered ({reason}): {entry['table']} {key[:200]}"))
     return "\n".join(lines)
 
 
 def _read(options: argparse.Namespace) -> None:
-    settings = load_settings(prefix=options.table_prefix)
+    settings = load_delivery_settings(prefix=options.table_prefix)
     with plain_aws_errors("DynamoDB"):
         client = dynamodb_client(options.endpoint_url)
         day = read_day(client, settings, options.date, options.table)
@@ -166,15 +166,17 @@ def _read(options: argparse.Namespace) -> None:
 
 def _list_files(options: argparse.Namespace) -> None:
     statuses = [options.status] if options.status else []
-    ledger = ClaimLedger(load_settings(prefix=options.table_prefix), dynamodb_client(options.endpoint_url))
+    ledger = ClaimLedger(load_delivery_settings(prefix=options.table_prefix), dynamodb_client(options.endpoint_url))
     rows = [asdict(entry) for entry in ledger.with_status(*statuses)]
     print(json.dumps(rows, ensure_ascii=False) if options.json else "\n".join(_table(rows)) if rows else "none")
 
 
 def _release_files(options: argparse.Namespace) -> None:
-    ledger = ClaimLedger(load_settings(prefix=options.table_prefix), dynamodb_client(options.endpoint_url))
-    for name in options.names:
-        print(f"{name}: {release(S3Storage(), ledger, options.source, options.rejected, name)}")
+    ledger = ClaimLedger(load_delivery_settings(prefix=options.table_prefix), dynamodb_client(options.endpoint_url))
+    if bool(options.names) == bool(options.reason):
+        raise UsageError("files release: give names, or --reason")
+    for name in options.names or rejected_for(ledger, options.reason):
+        print(f"{printable(name)}: {release(S3Storage(), ledger, options.source, options.rejected, name)}")
 
 
 def _reingest_files(options: argparse.Namespace) -> None:
@@ -190,7 +192,8 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
     numeric = [all(isinstance(row.get(name), (int, float)) for row in rows) for name in columns]
     return [
         "  ".join(
-            cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(line, widths, numeric)
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
         ).rstrip()
         for line in cells
         if line

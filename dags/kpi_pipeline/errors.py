@@ -2,52 +2,34 @@
 
 from __future__ import annotations
 
-from kpi_common.errors import AppError, AwsError, MovedAwayError, UsageError
-
-__all__ = [
-    "AwsError",
-    "ExportError",
-    "InputError",
-    "JobFailedError",
-    "LeaseError",
-    "MovedAwayError",
-    "OtherLakeError",
-    "PipelineError",
-    "SupersededError",
-    "TableError",
-    "TooManyRetriesError",
-    "UsageError",
-    "VerificationError",
-]
-
-PipelineError = AppError
+from kpi_common.errors import AppError
 
 
-class ExportError(PipelineError):
+class ExportError(AppError):
     """An export that is incomplete, damaged or not understood."""
 
 
-class TableError(PipelineError):
+class TableError(AppError):
     """A DynamoDB table whose keys or indexes are not those of the layout."""
 
 
-class TooManyRetriesError(PipelineError):
+class TooManyRetriesError(AppError):
     """DynamoDB took nothing for as long as the settings allow to wait."""
 
 
-class LeaseError(PipelineError):
+class LeaseError(AppError):
     """Another writer of the same export is at work, or took over from this one."""
 
 
-class OtherLakeError(PipelineError):
+class OtherLakeError(AppError):
     """The tables were written from another lake."""
 
 
-class VerificationError(PipelineError):
+class VerificationError(AppError):
     """What is in DynamoDB still differs from the export after writing it."""
 
 
-class SupersededError(PipelineError):
+class SupersededError(AppError):
     """A newer export has begun; it contains this one, so nothing is left to do. The command line reports success."""
 
     exit_code = 0
@@ -61,13 +43,24 @@ class SupersededError(PipelineError):
         self.newer_run_id = newer_run_id
 
 
-class InputError(PipelineError):
+class InputError(AppError):
     """Nothing of what was claimed can be processed; the message names each file and its reason."""
 
 
-class JobFailedError(PipelineError):
-    """The Spark job failed; `exit_code_of_job` is what it ended with, if that is known."""
+class ResultError(AppError):
+    """A result of the Spark application that is missing, breaks its schema, or is of another run or manifest."""
 
-    def __init__(self, message: str, exit_code_of_job: int | None = None) -> None:
+
+class JobFailedError(AppError):
+    """The Spark job failed.
+
+    Args:
+        message: EMR's words, the application's reason, where the log is.
+        exit_code_of_job: what the application ended with, if that is known.
+        blames_files: whether the application died while it was judging its files.
+    """
+
+    def __init__(self, message: str, exit_code_of_job: int | None, *, blames_files: bool) -> None:
         super().__init__(message)
         self.exit_code_of_job = exit_code_of_job
+        self.blames_files = blames_files

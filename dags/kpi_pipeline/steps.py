@@ -1,90 +1,126 @@
-"""The steps of a run, one function a task: plain data in and out, each to be done again at any time.
+"""The steps of a run, one function for each task: plain data in and out, each to be done again at any time.
 
-Nothing here knows Airflow; `dags/music_streaming_pipeline.py` puts the steps in order.
+Nothing here knows Airflow; `dags/music_streaming_pipeline.py` puts the steps in order and sends the alerts.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Callable
+from typing import Any, TypedDict
 
 from kpi_common.aws import new_client, plain_aws_errors
+from kpi_common.errors import AppError
 from kpi_common.files import open_lake
 from kpi_common.log import log, warn
 from kpi_common.s3_files import S3Storage
-from kpi_pipeline.alerts.failure_alert import Alert, SmtpServer, send_alert
-from kpi_pipeline.emr.job import failure_of, get_job
-from kpi_pipeline.errors import PipelineError, SupersededError
+from kpi_pipeline.alerts import messages
+from kpi_pipeline.alerts.messages import Alert
+from kpi_pipeline.emr import job as emr_job
+from kpi_pipeline.emr.request import job_name, job_request
+from kpi_pipeline.errors import ResultError, SupersededError
 from kpi_pipeline.export.delivery import Delivery, PartReport, mend_newer, verify_and_mend
-from kpi_pipeline.export.reader import Export, latest_undelivered
-from kpi_pipeline.export.reader import read_manifest as read_export
-from kpi_pipeline.files import archive as archiving
-from kpi_pipeline.files import outcome as run_outcome
-from kpi_pipeline.files.archive import move_done
+from kpi_pipeline.export.reader import Export, find_undelivered, read_export
+from kpi_pipeline.files import archive, outcome
+from kpi_pipeline.files.archive import archive_problem, is_to_move, move_done
 from kpi_pipeline.files.arrivals import (
     STREAMS,
     claim_arrivals,
+    find_run_manifest,
     list_source,
-    read_manifest,
+    manifest_uri,
+    read_run_manifest,
     run_folder,
     safe_name,
-    write_manifest,
+    write_run_manifest,
 )
 from kpi_pipeline.files.claims import REJECTED, ClaimLedger, Liveness
 from kpi_pipeline.files.input_checks import all_streams_bad, check_inputs
-from kpi_pipeline.files.outcome import Outcome
-from kpi_pipeline.pipeline_settings import PipelineSettings
-from kpi_pipeline.settings import DeliverySettings, load_settings
+from kpi_pipeline.files.outcome import FileOutcomes
+from kpi_pipeline.settings import PipelineSettings
 
 REJECTED_BY_HEADER = "missing_column"
 JOB_TASK = "run_spark_app"
-SETTINGS_EXIT_CODE = 2
-FILES_TOLD = 20
-Run = dict[str, Any]
+FILES_SHOWN = 20
 
 
-def claim_files(settings: PipelineSettings, run_id: str, run_state: Callable[[str], str | None]) -> Run | None:
-    """Claim what is new and write the run manifest.
+class Run(TypedDict):
+    """A run as claim_files hands it on: `files` is how many were claimed, `claimed` has the names of the first."""
+
+    run_id: str
+    settings: dict[str, Any]
+    files: int
+    claimed: list[str]
+
+
+class SparkJob(TypedDict):
+    """A Spark job as run_spark_app hands it on: where its log is, and its result when it has ended."""
+
+    job_id: str
+    log: str
+    result: str
+
+
+class PartGroup(TypedDict):
+    """Parts of an export that one task writes; `started` in seconds since 1970."""
+
+    export: str
+    parts: list[int]
+    started: float
+
+
+class WrittenGroup(PartGroup):
+    """The same with what was done."""
+
+    superseded: bool
+    reports: list[dict[str, Any]]
+
+
+class Delivered(TypedDict):
+    """What a delivery has made complete."""
+
+    export: str
+    export_seq: int
+    complete_through: str | None
+    dates: list[str]
+
+
+def claim_files(settings: Mapping[str, Any], run_id: str, run_state: emr_job.RunState) -> Run | None:
+    """Claim what is new and write the run manifest; None when there is nothing to do at all.
 
     Args:
-        settings: the run's.
+        settings: the run's, as plain data.
         run_id: Airflow's id of the run.
         run_state: Airflow's state of another run, or None where it doesn't know it.
-
-    Returns:
-        The run as the other steps take it; None when there is nothing to do at all.
     """
-    buckets, ledger = S3Storage(), _ledger(settings)
+    its = PipelineSettings(**settings)
+    buckets, ledger = S3Storage(), ClaimLedger(its.delivery)
     ledger.ensure_table()
-    files = list_source(buckets, settings)
-    found = claim_arrivals(files, ledger, run_id, settings, Liveness(run_state, settings.claim_hours))
-    export = latest_undelivered(open_lake(settings.lake))
-    undelivered = export is not None
+    files = list_source(buckets, its)
+    manifest = find_run_manifest(buckets, its, run_id)  # of the same run, when this task is cleared
+    again = None if manifest is None else {file["name"] for file in manifest["files"]}
+    found = claim_arrivals(files, ledger, run_id, its, Liveness(run_state, its.claim_hours), again)
+    to_move = [file for file, entry in found.done if is_to_move(file, entry) and not archive_problem(its, file, entry)]
+    undelivered = find_undelivered(open_lake(its.lake)).export is not None
     log(
         "files",
         listed=len(files),
         claimed=len(found.claimed),
-        to_archive=len(found.leftovers),
+        to_archive=len(to_move),
         held=len(found.held),
         waiting=found.waiting,
         export_undelivered=undelivered,
     )
-    if not found.claimed and not found.leftovers and not undelivered:
+    if not found.claimed and not to_move and not undelivered and manifest is None:
         return None
-    uri, _ = write_manifest(buckets, settings, run_id, [*found.known_reference, *found.claimed])
-    return {
-        "run_id": run_id,
-        "settings": settings.to_json(),
-        "manifest": uri,
-        "claimed": [file.name for file in found.claimed][:FILES_TOLD],
-        "files": len(found.claimed),
-        "folder": run_folder(settings, run_id),
-    }
+    if manifest is None:
+        write_run_manifest(buckets, its, run_id, [*found.known_reference, *found.claimed])
+    names = [file.name for file in found.claimed]
+    return Run(run_id=run_id, settings=dict(settings), files=len(names), claimed=names[:FILES_SHOWN])
 
 
-def validate_inputs(run: Run, smtp: SmtpServer | None) -> bool:
-    """Check the claimed files cheaply; return whether a Spark job is worth its cost.
+def validate_inputs(run: Run) -> tuple[bool, Alert | None]:
+    """Check the claimed files cheaply; tell whether a Spark job is worth its cost.
 
     Raises:
         InputError: there are no songs or no users.
@@ -92,237 +128,223 @@ def validate_inputs(run: Run, smtp: SmtpServer | None) -> bool:
     settings = settings_of(run)
     if not run["files"]:
         log("no new file: only what an earlier run left is finished")
-        return False
+        return False, None
     buckets = S3Storage()
-    files = read_manifest(buckets, run["manifest"])["files"]
+    files = read_run_manifest(buckets, settings, run["run_id"])["files"]
     problems = check_inputs(buckets, settings, files)
     claimed = _claimed_now(settings, run, files)
     if not all_streams_bad(claimed, problems) or any(file["dataset"] != STREAMS for file in claimed):
-        return True
+        return True, None
     reasons = {problem.name: f"{REJECTED_BY_HEADER}: {problem.message}" for problem in problems}
-    outcome = run_outcome.reject(_ledger(settings), run["run_id"], files, reasons)
-    alert_of_rejected(settings, smtp, run["run_id"], outcome)
-    return False
+    outcomes = outcome.reject(ClaimLedger(settings.delivery), run["run_id"], files, reasons)
+    return False, messages.files_not_taken(settings, run["run_id"], FileOutcomes(rejected=outcomes.rejected))
 
 
-def prepare_delivery(run: Run) -> list[dict[str, Any]]:
-    """Check the newest undelivered export, make tables that are missing, take the lease; return the parts to write."""
+def build_job(run: Run) -> dict[str, Any]:
+    """Return the Spark job's request, as the operator takes it."""
     settings = settings_of(run)
-    lake = open_lake(settings.lake)
-    export = latest_undelivered(lake)
-    if export is None:
+    return job_request(settings, run["run_id"], manifest_uri(settings, run["run_id"]))
+
+
+def prepare_delivery(run: Run, max_groups: int) -> tuple[list[PartGroup], Alert | None]:
+    """Check the newest undelivered export, make tables that are missing, take the lease; return what is to be written.
+
+    Args:
+        run: of claim_files.
+        max_groups: into so many groups the export's parts are put at most.
+    """
+    settings = settings_of(run)
+    found = find_undelivered(open_lake(settings.lake))
+    broken = messages.exports_broken(run["run_id"], found.broken)
+    if found.export is None:
         log("nothing to deliver: the newest export is delivered, or there is none")
-        return []
+        return [], broken
     try:
-        _delivery(settings, run, export).prepare(adopt_lake=settings.adopt_lake)
+        _delivery(settings, run, found.export).prepare(adopt_lake=settings.adopt_lake)
     except SupersededError as error:
         warn(str(error))
-        return []
-    return [{"export": export.run_id, "part": part.number, "started": time.time()} for part in export.parts]
+        return [], broken
+    numbers = [part.number for part in found.export.parts]
+    groups = [numbers[first::max_groups] for first in range(min(max_groups, len(numbers)))]
+    return [PartGroup(export=found.export.run_id, parts=group, started=time.time()) for group in groups], broken
 
 
-def write_part(run: Run, part: Mapping[str, Any]) -> dict[str, Any]:
-    """Write one part of an export to DynamoDB and return what was done."""
+def write_parts(run: Run, group: PartGroup) -> WrittenGroup:
+    """Write some parts of an export to DynamoDB and return what was done."""
     settings = settings_of(run)
-    export = read_export(open_lake(settings.lake), part["export"])
-    delivery = _delivery(settings, run, export)
+    delivery = _delivery(settings, run, read_export(open_lake(settings.lake), group["export"]))
     try:
         _take_lease(delivery, settings)
-        report = delivery.write_part(part["part"]).to_json()
+        reports = [delivery.write_part(number).to_json() for number in group["parts"]]
     except SupersededError as error:
-        warn(str(error))
-        if delivery.has_written:
-            mend_newer(open_lake(settings.lake), error, _delivery_settings(settings))
-        return {**part, "superseded": True}
-    return {**part, "superseded": False, "report": report}
+        _superseded(settings, delivery, error)
+        return WrittenGroup(**group, superseded=True, reports=[])
+    return WrittenGroup(**group, superseded=False, reports=reports)
 
 
-def verify_delivery(run: Run, written: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Read everything back, write again what differs, tell readers that the days are complete, write the receipt."""
+def verify_delivery(run: Run, written: Iterable[WrittenGroup]) -> tuple[Delivered | None, Alert | None]:
+    """Read everything back, write again what differs, tell readers that the days are complete, write the receipt.
+
+    Returns:
+        What is complete now, or None when a newer export has taken this one's place; an alert of items left out.
+    """
     settings = settings_of(run)
     written = list(written)
-    if any(part["superseded"] for part in written):
-        return {"outcome": "superseded"}
-    lake = open_lake(settings.lake)
-    export = read_export(lake, written[0]["export"])
+    if any(group["superseded"] for group in written):
+        return None, None
+    export = read_export(open_lake(settings.lake), written[0]["export"])
     delivery = _delivery(settings, run, export)
     try:
         _take_lease(delivery, settings)
-        rounds = _delivery_settings(settings).writer.verify_rounds
-        reports = verify_and_mend(delivery, [PartReport(**part["report"]) for part in written], rounds)
-        receipt = delivery.finish(reports, time.time() - min(part["started"] for part in written))
+        reports = [PartReport(**report) for group in written for report in group["reports"]]
+        reports = verify_and_mend(delivery, reports, settings.delivery.writer.verify_rounds)
+        receipt = delivery.finish(reports, time.time() - min(group["started"] for group in written))
     except SupersededError as error:
-        warn(str(error))
-        if delivery.has_written:
-            mend_newer(lake, error, _delivery_settings(settings))
-        return {"outcome": "superseded"}
+        _superseded(settings, delivery, error)
+        return None, None
     log("delivered", export_seq=export.export_seq, dates=len(export.dates), items=export.items)
-    return {"outcome": "delivered", "dates": receipt["dates"], "tables": receipt["tables"]}
+    delivered = Delivered(
+        export=export.run_id,
+        export_seq=export.export_seq,
+        complete_through=export.complete_through,
+        dates=list(export.dates),
+    )
+    return delivered, messages.items_not_delivered(run["run_id"], receipt["undeliverable"])
 
 
-def mark_as_processed(run: Run, spark_run_id: str | None, smtp: SmtpServer | None) -> dict[str, Any]:
-    """Write into `ProcessedStreams` what became of each file; an alert tells what was rejected."""
+def mark_as_processed(run: Run, job: SparkJob | None) -> tuple[dict[str, Any], Alert | None]:
+    """Write into `ProcessedStreams` what became of each file; the alert tells what was not taken in.
+
+    Raises:
+        ResultError: the job's result is missing or is not that of this run's manifest.
+    """
     settings = settings_of(run)
-    buckets = S3Storage()
-    if spark_run_id is None:  # no job: nothing was claimed, or all of it was rejected before
-        return Outcome().to_json()
-    result = run_outcome.read_result(buckets, settings, spark_run_id)
-    if result is None:
-        raise PipelineError(f"{run_outcome.result_uri(settings, spark_run_id)} is missing, but the job succeeded")
-    ledger = _ledger(settings)
-    files = read_manifest(buckets, run["manifest"])["files"]
-    claimed = [file["name"] for file in _claimed_now(settings, run, files)]
-    outcome = run_outcome.mark_processed(ledger, run["run_id"], files, result)
-    newly = {name: reason for name, reason in outcome.rejected.items() if name in claimed}
-    if newly:
-        alert_of_rejected(settings, smtp, run["run_id"], Outcome(rejected=newly))
-    return outcome.to_json()
+    if job is None:  # nothing was claimed, or all of it was rejected before
+        return FileOutcomes().to_json(), None
+    buckets, ledger = S3Storage(), ClaimLedger(settings.delivery)
+    result = _result(buckets, settings, run["run_id"], job["result"])
+    files = read_run_manifest(buckets, settings, run["run_id"])["files"]
+    claimed = {file["name"] for file in _claimed_now(settings, run, files)}
+    outcomes = outcome.mark_processed(ledger, run["run_id"], files, result)
+    rejected = {name: reason for name, reason in outcomes.rejected.items() if name in claimed}
+    unknown = {name: why for name, why in outcomes.failed.items() if why.startswith(outcome.NOT_MENTIONED)}
+    told = FileOutcomes(rejected=rejected, failed=unknown)
+    return outcomes.to_json(), messages.files_not_taken(settings, run["run_id"], told)
 
 
-def archive_files(run: Run, spark_run_id: str | None) -> dict[str, Any]:
+def archive_files(run: Run, job: SparkJob | None) -> tuple[dict[str, Any], Alert | None]:
     """Move what is done out of the source, also what an earlier run left there."""
     settings = settings_of(run)
     buckets = S3Storage()
-    details: dict[str, Mapping[str, Any]] = {}
-    if spark_run_id is not None:
-        result = run_outcome.read_result(buckets, settings, spark_run_id)
-        details = {file["name"]: file for file in (result or {}).get("files", [])}
-    moved = move_done(buckets, _ledger(settings), settings, list_source(buckets, settings), details=details)
-    return moved.to_json()
+    result = emr_job.read_result(job["result"]) if job is not None else None
+    details = {file["name"]: file for file in (result or {}).get("files", [])}
+    ledger = ClaimLedger(settings.delivery)
+    moved = move_done(buckets, ledger, settings, list_source(buckets, settings), details=details)
+    new = {name: why for name, why in moved.left.items() if name in details}  # the others were told before
+    return moved.to_json(), messages.files_not_archived(run["run_id"], new)
 
 
-def clean_up(run: Run) -> int:
-    """Delete the run's intermediate files, and those of runs that died long ago."""
-    return archiving.clean_up(S3Storage(), settings_of(run), run["folder"])
+def clean_up(run: Run, *, done: bool) -> int:
+    """Delete intermediate files of runs that died long ago, and of this run unless it may have to go on."""
+    settings = settings_of(run)
+    return archive.clean_up(S3Storage(), settings, run_folder(settings, run["run_id"]) if done else None)
 
 
 def mark_failed(
-    settings: PipelineSettings,
-    run_id: str,
-    failures: Mapping[str, str],
-    job: Mapping[str, Any] | None,
-    smtp: SmtpServer | None,
-) -> dict[str, Any]:
-    """Give the claims of a failed run back and send the alert.
+    settings: Mapping[str, Any], run_id: str, failures: Mapping[str, str], job: SparkJob | None
+) -> tuple[dict[str, Any], Alert]:
+    """Give the claims of a failed run back; a job that is still alive, as its task was stopped, is cancelled.
 
     Args:
-        settings: the run's.
+        settings: the run's, as plain data.
         run_id: Airflow's id of the run.
-        failures: what each failed task failed of.
-        job: of the Spark job, `job_id`, `spark_run_id`, `log`, `exit_code`, as far as they are known.
-        smtp: for the alert.
+        failures: what each failed task failed of, "" where that could not be recorded.
+        job: the run's, as far as it is known.
     """
-    failures, job = _with_reason_of_job(settings, run_id, failures, job or {})
-    reason = "; ".join(f"{task}: {message}" for task, message in failures.items()) or "unknown"
-    outcome, error = Outcome(), ""
+    its, failures = PipelineSettings(**settings), dict(failures)
+    found, result, blames_files = None, None, False
     try:
-        outcome = _give_back(settings, run_id, reason, JOB_TASK in failures, job)
-    except Exception as failure:
-        error = f"The claims could not be given back: {failure}. The next run gives them up."
-        raise
-    finally:
-        send_alert(settings, smtp, failure_alert(run_id, failures, outcome, job, error))
-    return outcome.to_json()
-
-
-def _with_reason_of_job(
-    settings: PipelineSettings, run_id: str, failures: Mapping[str, str], job: Mapping[str, Any]
-) -> tuple[dict[str, str], dict[str, Any]]:
-    """Ask EMR and the application themselves where the task could not tell (it was killed, or its trigger failed)."""
-    told = {task: message or "see the task's log" for task, message in failures.items()}
-    if failures.get(JOB_TASK, "-") or not job.get("job_id"):
-        return told, dict(job)
+        found = _ended_job(its, run_id, job)
+        result = None if found is None else emr_job.read_result(emr_job.result_uri(found))
+        if found is not None and JOB_TASK in failures:
+            failure = emr_job.failure_of(found, result)
+            failures[JOB_TASK] = failures[JOB_TASK] or str(failure)
+            blames_files = failure.blames_files
+    except AppError as error:
+        warn("it is not known how the Spark job ended; no file is blamed", run_id=run_id, reason=str(error))
+    shown = {} if found is None else {"job_id": found["jobRunId"], "log": emr_job.log_location(found)}
+    reason = "; ".join(f"{task}: {message}" for task, message in failures.items()) or messages.NO_REASON
     try:
-        found = get_job(new_client("emr-serverless"), settings.emr_application_id, job["job_id"])
-        result = run_outcome.read_result(S3Storage(), settings, job["spark_run_id"])
-    except PipelineError as error:
-        warn("EMR could not be asked", run_id=run_id, reason=str(error))
-        return told, dict(job)
-    failure = failure_of(found, result, settings)
-    return {**told, JOB_TASK: str(failure)}, {**job, "exit_code": failure.exit_code_of_job}
+        outcomes = _give_back(its, run_id, reason, result, its.max_attempts if blames_files else None)
+    except AppError as error:
+        problem = f"The claims could not be given back: {error}. The next run gives them up."
+        return {}, messages.run_failed(run_id, failures, FileOutcomes(), shown, problem)
+    return outcomes.to_json(), messages.run_failed(run_id, failures, outcomes, shown)
 
 
-def _give_back(settings: PipelineSettings, run_id: str, reason: str, of_job: bool, job: Mapping[str, Any]) -> Outcome:
-    buckets, ledger = S3Storage(), _ledger(settings)
-    data = buckets.read(f"{run_folder(settings, run_id)}/manifest.json")
-    if data is None:
-        return Outcome()  # it failed before it claimed anything
-    files = read_manifest(buckets, f"{run_folder(settings, run_id)}/manifest.json")["files"]
-    result = None
-    if job.get("spark_run_id"):
-        result = run_outcome.read_result(buckets, settings, job["spark_run_id"])
-    counts = of_job and job.get("exit_code") != SETTINGS_EXIT_CODE
-    count_after = settings.max_attempts if counts else None
-    outcome = run_outcome.mark_failed(ledger, run_id, files, result, reason, count_after)
+def _ended_job(settings: PipelineSettings, run_id: str, job: SparkJob | None) -> dict[str, Any] | None:
+    emr, application_id = new_client("emr-serverless"), settings.emr_application_id
+    if job is not None:
+        found: dict[str, Any] | None = emr_job.get_job(emr, application_id, job["job_id"])
+    else:  # the task died before it could hand the job on, or there was none
+        found = emr_job.live_job(emr, application_id, job_name(run_id), settings.lake, lambda _: None)
+    if found is not None and found["state"] not in emr_job.TERMINAL_STATES:
+        found = emr_job.cancel(emr, application_id, found["jobRunId"])
+    return found
+
+
+def _give_back(
+    settings: PipelineSettings, run_id: str, reason: str, result: Mapping[str, Any] | None, max_attempts: int | None
+) -> FileOutcomes:
+    buckets, ledger = S3Storage(), ClaimLedger(settings.delivery)
+    manifest = find_run_manifest(buckets, settings, run_id)
+    if manifest is None:
+        return FileOutcomes()  # it failed before it claimed anything
+    outcomes = outcome.mark_failed(ledger, run_id, manifest["files"], result, reason, max_attempts)
     details = {file["name"]: file for file in (result or {}).get("files", [])}
-    if outcome.rejected:
+    if outcomes.rejected:
         move_done(buckets, ledger, settings, list_source(buckets, settings), frozenset({REJECTED}), details)
-    return outcome
-
-
-# --- alerts ---
-
-
-def failure_alert(
-    run_id: str, failures: Mapping[str, str], outcome: Outcome, job: Mapping[str, Any], error: str = ""
-) -> Alert:
-    """Return the alert of a failed run: which task, why, which files, where the log is."""
-    lines = [f"Run {run_id} of music_streaming_pipeline has failed.", ""]
-    lines += [f"{task}: {message}" for task, message in failures.items()] or ["No task told why; see its log."]
-    if job.get("log"):
-        lines += ["", f"Log of the Spark job {job.get('job_id')}: {job['log']}"]
-    lines += _listed("Set aside or rejected, not tried again until replaced or released", outcome.rejected)
-    lines += _listed("Left in place, the next run takes them again", dict.fromkeys(outcome.failed, ""))
-    lines += [""] * bool(error) + [error] * bool(error)
-    lines += ["", "What to do is told in the DAG's documentation. Running it again is safe."]
-    return Alert(f"music_streaming_pipeline failed: {', '.join(failures) or run_id}", "\n".join(lines))
-
-
-def alert_of_rejected(settings: PipelineSettings, smtp: SmtpServer | None, run_id: str, outcome: Outcome) -> None:
-    """Tell of rejected files."""
-    count = len(outcome.rejected)
-    lines = [f"Run {run_id} of music_streaming_pipeline has rejected {count} of its files."]
-    lines += _listed("Rejected, not tried again until replaced or released", outcome.rejected)
-    lines += ["", f"They are moved to s3://{settings.archive_bucket}/{settings.rejected_prefix}/ with their reasons."]
-    subject = f"music_streaming_pipeline rejected {count} file{'s' if count != 1 else ''}"
-    send_alert(settings, smtp, Alert(subject, "\n".join(lines)))
-
-
-def _listed(title: str, reasons: Mapping[str, str]) -> list[str]:
-    if not reasons:
-        return []
-    shown = [f"  {name}: {reason}" if reason else f"  {name}" for name, reason in list(reasons.items())[:FILES_TOLD]]
-    more = [f"  and {len(reasons) - FILES_TOLD} more"] if len(reasons) > FILES_TOLD else []
-    return ["", f"{title}:", *shown, *more]
+    return outcomes
 
 
 # --- what the steps share ---
 
 
 def settings_of(run: Run) -> PipelineSettings:
-    """Return the settings that claim_files read: the same for the whole run."""
+    """Return the settings as they were read when the run began."""
     return PipelineSettings(**run["settings"])
+
+
+def _result(buckets: S3Storage, settings: PipelineSettings, run_id: str, uri: str) -> dict[str, Any]:
+    """Return the result of a job that succeeded, if it is of the manifest that the run has now."""
+    result = emr_job.read_result(uri)
+    if result is None:
+        raise ResultError(f"{uri} is missing, but the job succeeded")
+    manifest = manifest_uri(settings, run_id)
+    present, named = buckets.find(manifest), result.get("manifest") or {}
+    if present is None or named.get("etag") != present.etag:
+        etag = None if present is None else present.etag
+        raise ResultError(f"{uri} is of another manifest ({named}) than {manifest} ({etag}): clear run_spark_app")
+    return result
 
 
 def _claimed_now(settings: PipelineSettings, run: Run, files: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the files of the manifest that this run has claimed; the others are reference data known before."""
-    entries = _ledger(settings).read(file["name"] for file in files)
+    entries = ClaimLedger(settings.delivery).read(file["name"] for file in files)
     return [file for file in files if file["name"] in entries and entries[file["name"]].run_id == run["run_id"]]
-
-
-def _delivery_settings(settings: PipelineSettings) -> DeliverySettings:
-    return load_settings(prefix=settings.table_prefix or None, max_write_rate=settings.max_write_rate or None)
-
-
-def _ledger(settings: PipelineSettings) -> ClaimLedger:
-    return ClaimLedger(_delivery_settings(settings))
 
 
 def _delivery(settings: PipelineSettings, run: Run, export: Export) -> Delivery:
     holder = f"airflow:{safe_name(run['run_id'])}"
-    return Delivery(open_lake(settings.lake), export, _delivery_settings(settings), holder=holder)
+    return Delivery(open_lake(settings.lake), export, settings.delivery, holder=holder)
 
 
 def _take_lease(delivery: Delivery, settings: PipelineSettings) -> None:
     with plain_aws_errors("DynamoDB"):
         delivery.lease.acquire(adopt_lake=settings.adopt_lake)
+
+
+def _superseded(settings: PipelineSettings, delivery: Delivery, error: SupersededError) -> None:
+    warn(str(error))
+    if delivery.has_written:
+        mend_newer(open_lake(settings.lake), error, settings.delivery)

@@ -29,7 +29,7 @@ from spark_app.run.state import StateFile
 
 @dataclass(frozen=True)
 class Choice:
-    """The files that a run takes in, how many it skips by outcome, and those of them that a user may ask for."""
+    """The files that a run takes in, how many it skips by outcome, and these files themselves."""
 
     files: tuple[InputFile, ...] = ()
     skipped_counts: Counter[str] = field(default_factory=Counter)
@@ -101,9 +101,10 @@ def record_listing(result: RunResult, listing: Listing, choice: Choice) -> None:
 
 
 def record_skipped(result: RunResult, choice: Choice) -> None:
-    """Put skipped files into the run's result, and name those that a user may ask for."""
+    """Put skipped files into the run's result; those that are staged already only where a manifest names them."""
     result.skipped_counts += choice.skipped_counts
-    result.skipped += choice.skipped
+    named = result.manifest is not None
+    result.skipped += [file for file in choice.skipped if named or file["outcome"] != Decision.ALREADY_STAGED]
     for file in choice.skipped:
         if file["outcome"] == Decision.SUPERSEDED:
             warn("file skipped", file=file["name"], reason=file["reason"], detail=file["message"])
@@ -153,8 +154,7 @@ def _skipped(file: InputFile, outcome: str, reason: str | None = None, message: 
 
 def _choice(files: Iterable[InputFile], skipped: Sequence[dict[str, Any]]) -> Choice:
     counts = Counter(entry["outcome"] for entry in skipped)
-    told = tuple(entry for entry in skipped if entry["outcome"] != Decision.ALREADY_STAGED)
-    return Choice(tuple(files), counts, told)
+    return Choice(tuple(files), counts, tuple(skipped))
 
 
 def _within_limits(files: Sequence[InputFile], settings: Settings) -> int:

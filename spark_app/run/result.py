@@ -76,6 +76,7 @@ class RunResult:
     files: dict[str, FileOutcome] = field(default_factory=dict)
     skipped_counts: Counter[str] = field(default_factory=Counter)
     skipped: list[dict[str, Any]] = field(default_factory=list)
+    manifest: dict[str, str | None] | None = None
     ignored: list[str] = field(default_factory=list)
     quality: dict[str, Any] = field(default_factory=dict)
     dirty_dates: list[str] = field(default_factory=list)
@@ -112,6 +113,7 @@ class RunResult:
             "seconds": round((finished_at - self.started_at).total_seconds(), 3),
             "input": self.input,
             "lake": self.lake,
+            "manifest": self.manifest,
             "error": self.error,
             "files": [f.as_json() for f in files],
             "passed_over": self.skipped,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import html
 import io
 import json
 import os
@@ -13,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from aiosmtpd.controller import Controller
 
 from kpi_common.conf_files import load_toml
 from kpi_pipeline.files.claims import ClaimLedger, Entry
-from kpi_pipeline.settings import load_settings
+from kpi_pipeline.settings import load_delivery_settings
 from tools.airflow_runs import Airflow, DagRun
 from tools.airflow_tools import NEWEST, get_airflow
 from tools.dag_job import QUICK_SETTINGS
@@ -36,7 +36,7 @@ class Mailbox:
     """A real SMTP server that keeps what it gets."""
 
     def __init__(self) -> None:
-        self.messages: list[Message] = []
+        self.messages: list[Any] = []
         self._controller = Controller(self, hostname="127.0.0.1", port=free_port())
 
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802 (the server's name)
@@ -56,13 +56,15 @@ class Mailbox:
     def connection(self) -> dict[str, Any]:
         """The Airflow connection to this server."""
         port = self._controller.port
-        return {"conn_type": "smtp", "host": "127.0.0.1", "port": port, "extra": {"disable_tls": True}}
+        plain = {"disable_tls": True, "disable_ssl": True}
+        return {"conn_type": "smtp", "host": "127.0.0.1", "port": port, "extra": plain}
 
     def take(self) -> list[tuple[str, str]]:
         """Subject and text of all messages since the last call."""
-        told = [(str(message["Subject"]), str(message.get_content())) for message in self.messages]  # type: ignore[attr-defined]
+        texts = [html.unescape(str(message.get_body().get_content())) for message in self.messages]
+        found = [(str(message["Subject"]), text) for message, text in zip(self.messages, texts, strict=True)]
         self.messages.clear()
-        return told
+        return found
 
 
 @dataclass
@@ -149,7 +151,7 @@ class Pipeline:
     def ledger(self) -> dict[str, Entry]:
         """ProcessedStreams by file name."""
         with self.environment():
-            ledger = ClaimLedger(load_settings(prefix=f"{self.name}-"))
+            ledger = ClaimLedger(load_delivery_settings(prefix=f"{self.name}-"))
             return {entry.filename: entry for entry in ledger.with_status()}
 
     def items(self, table: str) -> list[Row]:

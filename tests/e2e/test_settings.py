@@ -15,6 +15,6 @@ def test_the_first_task_names_what_is_missing(
         del pipeline.variables[name]
     run = pipeline.run()
     assert run.state == "failed"
-    assert run.states()["wait_for_streams"] == "failed"
+    assert run.states()["read_settings"] == "failed"
     assert "missing: emr_application_id, execution_role_arn. Set an Airflow Variable" in run.log
     assert pipeline.jobs() == []

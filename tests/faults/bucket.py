@@ -80,8 +80,8 @@ class RunOfDag:
             self.s3.put_object(Bucket=self.name, Key=f"raw/{name}", Body=text.encode())
         for path in lake.rglob("*.*"):
             self.s3.upload_file(str(path), self.name, f"lake/{path.relative_to(lake)}")
-        result = json.dumps(_result()).encode()
-        self.s3.put_object(Bucket=self.name, Key=f"lake/runs/{SPARK_RUN_ID}/result.json", Body=result)
+        body = json.dumps(_result()).encode()
+        self.s3.put_object(Bucket=self.name, Key=f"lake/runs/{SPARK_RUN_ID}/result.json", Body=body)
         settings = {
             **dict.fromkeys(("source_bucket", "lake_bucket", "intermediate_bucket"), self.name),
             "archive_bucket": self.name,
@@ -89,7 +89,8 @@ class RunOfDag:
             "execution_role_arn": "arn:aws:iam::123456789012:role/none",
             "table_prefix": self.prefix,
         }
-        state = {"settings": settings, "run_id": RUN_ID, "spark_run_id": SPARK_RUN_ID, "done": {}}
+        result = f"s3://{self.name}/lake/runs/{SPARK_RUN_ID}/result.json"
+        state = {"settings": settings, "run_id": RUN_ID, "result": result, "done": {}}
         self.state.write_text(json.dumps(state), "utf-8")
 
     def start(self, plan: Plan | None = None) -> Process:

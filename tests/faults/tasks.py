@@ -20,8 +20,10 @@ sys.path[:] = [entry for entry in sys.path if entry != HERE]
 
 from botocore.client import BaseClient  # noqa: E402 (not before the path is right)
 
+from kpi_common.s3_files import S3Storage  # noqa: E402
 from kpi_pipeline import cli, steps  # noqa: E402
-from kpi_pipeline.pipeline_settings import PipelineSettings  # noqa: E402
+from kpi_pipeline.files.arrivals import manifest_uri  # noqa: E402
+from kpi_pipeline.settings import PipelineSettings  # noqa: E402
 from tests.faults.points import Points  # noqa: E402
 
 READS = ("Get", "List", "Head", "Describe", "BatchGet", "Scan")
@@ -79,8 +81,8 @@ class State:
 
 def run_tasks(state: State, begin: Callable[[str], None]) -> None:
     """Do all tasks that are not done yet."""
-    settings = PipelineSettings(**state.content["settings"])
-    run_id, spark_run_id = state.content["run_id"], state.content["spark_run_id"]
+    settings, run_id = state.content["settings"], state.content["run_id"]
+    result = state.content["result"]
 
     def do(name: str, task: Callable[[], Any]) -> Any:
         begin(name)
@@ -89,16 +91,28 @@ def run_tasks(state: State, begin: Callable[[str], None]) -> None:
     run = do("claim_files", lambda: steps.claim_files(settings, run_id, lambda _: None))
     if run is None:
         return
-    do("validate_inputs", lambda: steps.validate_inputs(run, None))
-    parts = do("prepare_delivery", lambda: steps.prepare_delivery(run))
+    do("validate_inputs", lambda: steps.validate_inputs(run)[0])
+    job = do("run_spark_app", lambda: end_job(PipelineSettings(**settings), run_id, result))
+    groups = do("prepare_delivery", lambda: steps.prepare_delivery(run, 100)[0])
     written = [
-        do(f"write_to_dynamodb {part['part']}", lambda part=part: steps.write_part(run, part))  # type: ignore[misc]
-        for part in parts
+        do(f"write_to_dynamodb {group['parts'][0]}", lambda group=group: steps.write_parts(run, group))  # type: ignore[misc]
+        for group in groups
     ]
-    do("verify_dynamodb", lambda: steps.verify_delivery(run, written))
-    do("mark_as_processed", lambda: steps.mark_as_processed(run, spark_run_id, None))
-    do("archive_files", lambda: steps.archive_files(run, spark_run_id))
-    do("clean_up", lambda: steps.clean_up(run))
+    do("verify_dynamodb", lambda: steps.verify_delivery(run, written)[0])
+    do("mark_as_processed", lambda: steps.mark_as_processed(run, job)[0])
+    archived = do("archive_files", lambda: steps.archive_files(run, job)[0])
+    do("clean_up", lambda: steps.clean_up(run, done=archived is not None))
+
+
+def end_job(settings: PipelineSettings, run_id: str, result: str) -> steps.SparkJob:
+    """Let the result, which is there already, name the run's manifest, as the application does."""
+    buckets, uri = S3Storage(), manifest_uri(settings, run_id)
+    content = json.loads(buckets.read(result) or b"")
+    manifest = buckets.find(uri)
+    assert manifest is not None
+    content["manifest"] = {"path": uri, "etag": manifest.etag}
+    buckets.write(result, json.dumps(content).encode())
+    return steps.SparkJob(job_id="job", log="", result=result)
 
 
 def main(arguments: list[str]) -> int:

@@ -15,7 +15,7 @@ import pytest
 from mypy_boto3_dynamodb import DynamoDBClient
 from pyspark.sql import SparkSession
 
-from kpi_pipeline.errors import PipelineError
+from kpi_common.errors import AppError
 from spark_app.cli import main
 from tests.faults.conftest import Tell
 from tests.faults.content import delivered_items
@@ -95,7 +95,7 @@ def sleep_at(nights: Nights, place: Workplace, point: str) -> list[str]:
     if code == 0:  # its task of the DAG would deliver it now
         try:
             run_delivery(place.lake, prefix, "sleeper")
-        except PipelineError as error:
+        except AppError as error:
             wrong += [] if "made no export" in str(error) else [str(error)]
     place.deliver(prefix)
     if delivered_items(nights.client, prefix) != good:

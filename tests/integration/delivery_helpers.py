@@ -12,8 +12,8 @@ from boto3.dynamodb.types import TypeDeserializer
 from mypy_boto3_dynamodb import DynamoDBClient
 
 from kpi_common.files import open_lake
-from kpi_pipeline.export.delivery import Outcome, deliver
-from kpi_pipeline.settings import load_settings
+from kpi_pipeline.export.delivery import DeliveryResult, deliver
+from kpi_pipeline.settings import load_delivery_settings
 from tests.support.export_files import DAILY, HOURLY, Items
 
 STATUS = "KPIStatus"
@@ -51,10 +51,10 @@ def days(count: int, genres: int = 3, plays: int = 10) -> dict[str, Items]:
 
 def run_delivery(
     lake: Path, prefix: str, run_id: str = "latest", endpoint_url: str | None = None, **settings: Any
-) -> Outcome:
+) -> DeliveryResult:
     """Deliver in this process."""
     adopt_lake = settings.pop("adopt_lake", False)
-    loaded = load_settings(prefix=prefix, **{**QUICK, **settings})
+    loaded = load_delivery_settings(prefix=prefix, **{**QUICK, **settings})
     return deliver(open_lake(str(lake)), run_id, loaded, endpoint_url, adopt_lake=adopt_lake)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -12,16 +13,15 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 from mypy_boto3_dynamodb import DynamoDBClient
 
+from kpi_common.errors import AppError, MovedAwayError, UsageError
 from kpi_common.files import StoredFile, bucket_and_key
 from kpi_common.s3_files import COPY_IN_ONE_BYTES, S3Storage
-from kpi_pipeline.errors import MovedAwayError, PipelineError, UsageError
 from kpi_pipeline.files.archive import clean_up, move_done
-from kpi_pipeline.files.arrivals import SourceFile, list_source, run_folder, write_manifest
+from kpi_pipeline.files.arrivals import SourceFile, list_source, run_folder, write_run_manifest
 from kpi_pipeline.files.claims import PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry
-from kpi_pipeline.files.input_checks import all_streams_bad, check_inputs
+from kpi_pipeline.files.input_checks import all_streams_bad, check_header, check_inputs
 from kpi_pipeline.files.release import release
-from kpi_pipeline.pipeline_settings import PipelineSettings, load_pipeline_settings
-from kpi_pipeline.settings import load_settings
+from kpi_pipeline.settings import PipelineSettings, load_delivery_settings, load_pipeline_settings
 
 pytestmark = pytest.mark.integration
 
@@ -32,7 +32,7 @@ GOOD = b"user_id,track_id,listen_time\n1,t1,2024-06-25 10:00:00\n"
 
 @pytest.fixture
 def ledger(dynamodb: DynamoDBClient, table_prefix: str) -> ClaimLedger:
-    made = ClaimLedger(load_settings(prefix=table_prefix), dynamodb)
+    made = ClaimLedger(load_delivery_settings(prefix=table_prefix), dynamodb)
     made.ensure_table()
     return made
 
@@ -209,7 +209,7 @@ def test_a_copy_that_is_not_the_same_keeps_the_source(
     (file,) = list_source(buckets, settings)
     settle(ledger, file, SUCCESS)
     monkeypatch.setattr(S3Storage, "find", lambda *_: StoredFile("", "", 1))
-    with pytest.raises(PipelineError, match="1 bytes after copying"):
+    with pytest.raises(AppError, match="1 bytes after copying"):
         move_done(buckets, ledger, settings, [file])
     assert keys(s3, "raw/") == ["raw/streams/a.csv"]
     assert file.stored.size < COPY_IN_ONE_BYTES
@@ -218,7 +218,7 @@ def test_a_copy_that_is_not_the_same_keeps_the_source(
 def test_intermediate_files_are_deleted(s3: Any, buckets: S3Storage, settings: PipelineSettings) -> None:
     put(s3, "streams/a.csv")
     for run in ("one", "two"):
-        write_manifest(buckets, settings, run, list_source(buckets, settings))
+        write_run_manifest(buckets, settings, run, list_source(buckets, settings))
     assert clean_up(buckets, settings, run_folder(settings, "one")) == 1
     assert keys(s3, "intermediate/") == ["intermediate/runs/two/manifest.json"]
     at_once = settings.model_copy(update={"keep_intermediate_days": 0.0})
@@ -239,7 +239,7 @@ def test_headers_are_checked_before_a_job_is_paid_for(s3: Any, buckets: S3Storag
     for name, content in contents.items():
         put(s3, name, content)
     files = [file.to_json() for file in list_source(buckets, settings)]
-    with pytest.raises(PipelineError, match=r"no songs and no users: no CSV file in s3://music/raw/songs/"):
+    with pytest.raises(AppError, match=r"no songs and no users: no CSV file in s3://music/raw/songs/"):
         check_inputs(buckets, settings, files)
     for dataset in ("songs", "users"):  # staged before: then none is needed in the source
         s3.put_object(Bucket=BUCKET, Key=f"lake/staged/{dataset}/_delta_log/0.json", Body=b"{}")
@@ -249,3 +249,39 @@ def test_headers_are_checked_before_a_job_is_paid_for(s3: Any, buckets: S3Storag
     assert not all_streams_bad(files, check_inputs(buckets, settings, files))
     bad = [file for file in files if file["name"] in problems]
     assert all_streams_bad(bad, check_inputs(buckets, settings, bad))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (f"streams/{'a' * 1000}.csv", "its key in s3://music/archive would have"),
+        (f"streams/{'é' * 400}.csv", "its notes would have"),
+    ],
+    ids=["key", "notes"],
+)
+def test_a_name_that_the_archive_can_not_hold_is_told_and_left(
+    s3: Any, buckets: S3Storage, ledger: ClaimLedger, settings: PipelineSettings, name: str, told: str
+) -> None:
+    put(s3, name)
+    put(s3, "streams/other.csv")
+    files = list_source(buckets, settings)
+    for file in files:
+        settle(ledger, file, SUCCESS)
+    for _ in range(2):  # and so in every later run
+        moved = move_done(buckets, ledger, settings, list_source(buckets, settings))
+        assert list(moved.left) == [name]
+        assert told in moved.left[name]
+    assert keys(s3, "raw/") == [f"raw/{name}"], "the other one is archived"
+
+
+def test_a_gzip_file_whose_first_part_is_empty_has_a_header(s3: Any, buckets: S3Storage) -> None:
+    packed = gzip.compress(b"") + gzip.compress(GOOD)
+    put(s3, "streams/joined.csv.gz", packed)
+    put(s3, "streams/empty.csv.gz", gzip.compress(b"") * 2)
+    found = [
+        check_header(buckets, {"dataset": "streams", "name": name, "path": f"s3://{BUCKET}/raw/streams/{name}.csv.gz"})
+        for name in ("joined", "empty")
+    ]
+    assert found[0] is None
+    assert found[1] is not None
+    assert found[1].message == "the file is empty"

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from mypy_boto3_dynamodb import DynamoDBClient
 
-from kpi_common.files import StoredFile
+from kpi_common.errors import UsageError
+from kpi_common.uris import StoredFile
 from kpi_pipeline.files.arrivals import SourceFile, claim_arrivals
 from kpi_pipeline.files.claims import FAILED, PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry, Liveness
 from kpi_pipeline.files.outcome import mark_failed, mark_processed
-from kpi_pipeline.pipeline_settings import PipelineSettings, load_pipeline_settings
-from kpi_pipeline.settings import load_settings
+from kpi_pipeline.files.release import rejected_for
+from kpi_pipeline.settings import PipelineSettings, load_delivery_settings, load_pipeline_settings
 
 pytestmark = pytest.mark.integration
 
@@ -24,7 +25,7 @@ DEAD = Liveness(lambda _: "failed", 24)
 
 @pytest.fixture
 def ledger(dynamodb: DynamoDBClient, table_prefix: str) -> ClaimLedger:
-    made = ClaimLedger(load_settings(prefix=table_prefix), dynamodb)
+    made = ClaimLedger(load_delivery_settings(prefix=table_prefix), dynamodb)
     assert made.ensure_table()
     assert not made.ensure_table()
     return made
@@ -104,7 +105,7 @@ def test_what_is_done_is_claimed_again_only_with_other_content(ledger: ClaimLedg
     assert mark_processed(ledger, "one", manifest(A, B, SONGS), result) == outcome, "again: the same"
 
     found = claim_arrivals([A, B, SONGS], ledger, "two", settings, ALIVE)
-    assert (found.claimed, names(found.leftovers), names(found.known_reference)) == (
+    assert (found.claimed, [file.name for file, _ in found.done], names(found.known_reference)) == (
         [],
         [A.name, B.name],
         [SONGS.name],
@@ -116,20 +117,21 @@ def test_what_is_done_is_claimed_again_only_with_other_content(ledger: ClaimLedg
 def test_files_that_the_job_passed_over_are_not_taken_for_successes(
     ledger: ClaimLedger, settings: PipelineSettings
 ) -> None:
-    files = [source(f"streams/{number}.csv") for number in range(4)]
+    files = [source(f"streams/{number}.csv") for number in range(5)]
     claim_arrivals(files, ledger, "one", settings, ALIVE)
     passed = [
         {"name": files[1].name, "outcome": "rejected_before", "reason": "not_utf8", "message": "byte 0xff"},
         {"name": files[2].name, "outcome": "deferred", "reason": None, "message": None},
         {"name": files[3].name, "outcome": "superseded", "reason": None, "message": None},
+        {"name": files[4].name, "outcome": "already_staged", "reason": None, "message": None},
     ]
     mark_processed(ledger, "one", manifest(*files), {"files": [], "passed_over": passed})
     entries = ledger.read(file.name for file in files)
-    assert [entries[file.name].status for file in files] == [SUCCESS, REJECTED, FAILED, SUCCESS]
-    assert entries[files[0].name].reason == "already staged"
+    assert [entries[file.name].status for file in files] == [FAILED, REJECTED, FAILED, SUCCESS, SUCCESS]
+    assert entries[files[0].name].reason.startswith("not_mentioned"), "nothing says that it was taken in"
 
 
-def test_a_file_is_set_aside_after_three_failed_jobs(ledger: ClaimLedger, settings: PipelineSettings) -> None:
+def test_a_file_is_set_aside_after_three_jobs_died_with_it(ledger: ClaimLedger, settings: PipelineSettings) -> None:
     for number in range(1, 4):
         claim_arrivals([A], ledger, f"run-{number}", settings, DEAD)
         outcome = mark_failed(ledger, f"run-{number}", manifest(A), None, "out of memory", 3)
@@ -137,9 +139,50 @@ def test_a_file_is_set_aside_after_three_failed_jobs(ledger: ClaimLedger, settin
         assert again == outcome, "marked twice counts once"
         entry = ledger.read([A.name])[A.name]
         assert (entry.attempts, entry.status) == (number, REJECTED if number == 3 else FAILED)
-    assert "too_many_failures: set aside after 3 failed jobs; the last one: out of memory" in entry.reason
+    assert entry.reason == "too_many_failures: 3 jobs died with this file, the last with it alone: out of memory"
+    assert rejected_for(ledger, "too_many_failures") == [A.name]
+    with pytest.raises(UsageError, match="the reasons are: too_many_failures"):
+        rejected_for(ledger, "empty_file")
     assert claim_arrivals([A], ledger, "run-4", settings, DEAD).claimed == []
     assert len(claim_arrivals([source(A.name, "e2")], ledger, "run-4", settings, DEAD).claimed) == 1
+
+
+def test_a_file_that_kills_jobs_is_found_by_halving_and_no_other_is_set_aside(
+    ledger: ClaimLedger, settings: PipelineSettings
+) -> None:
+    files = [SONGS, *(source(f"streams/{number}.csv", minute=number) for number in range(10))]
+    killer = files[7]
+    for number in range(20):
+        found = claim_arrivals(files, ledger, f"run-{number}", settings, DEAD)
+        if not found.claimed:
+            break
+        taken = manifest(*found.claimed)
+        if killer in found.claimed:
+            mark_failed(ledger, f"run-{number}", taken, None, "out of memory", 3)
+        else:
+            result = {"files": [accepted(file) for file in found.claimed]}
+            mark_processed(ledger, f"run-{number}", taken, result)
+    entries = ledger.read(file.name for file in files)
+    assert {name for name, entry in entries.items() if entry.status == REJECTED} == {killer.name}
+    assert {entry.status for entry in entries.values()} == {REJECTED, SUCCESS}
+    print(f"found after {number} runs of {len(files)} files")
+    assert number <= 10
+
+
+def test_songs_that_kill_jobs_are_never_set_aside_and_keep_nothing_else_waiting(
+    ledger: ClaimLedger, settings: PipelineSettings
+) -> None:
+    for number in range(5):
+        (file,) = claim_arrivals([SONGS], ledger, f"run-{number}", settings, DEAD).claimed
+        mark_failed(ledger, f"run-{number}", manifest(file), None, "out of memory", 3)
+    assert ledger.read([SONGS.name])[SONGS.name].status == FAILED
+    assert names(claim_arrivals([SONGS, A], ledger, "next", settings, DEAD).claimed) == [A.name]
+
+
+def test_a_run_that_is_continued_takes_what_its_manifest_names(ledger: ClaimLedger, settings: PipelineSettings) -> None:
+    claim_arrivals([A], ledger, "one", settings, ALIVE)
+    mark_failed(ledger, "one", manifest(A), None, "cancelled", None)
+    assert names(claim_arrivals([A, B], ledger, "one", settings, ALIVE, {A.name}).claimed) == [A.name]
 
 
 def test_what_was_not_the_jobs_fault_does_not_count(ledger: ClaimLedger, settings: PipelineSettings) -> None:
@@ -174,6 +217,6 @@ def test_a_file_that_waits_for_songs_is_taken_again_when_songs_come(
     rejected = {"name": A.name, "outcome": "rejected", "reason": "too_many_waiting", "message": "9 of 10", "rows": 10}
     mark_processed(ledger, "one", manifest(A), {"files": [rejected]})
     found = claim_arrivals([A], ledger, "two", settings, ALIVE)
-    assert (found.claimed, found.leftovers) == ([], []), "nothing to do for it"
+    assert (found.claimed, found.done) == ([], []), "nothing to do for it"
     found = claim_arrivals([SONGS, A], ledger, "three", settings, ALIVE)
     assert names(found.claimed) == [SONGS.name, A.name]

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from mypy_boto3_dynamodb import DynamoDBClient
 
-from kpi_pipeline.errors import AwsError, LeaseError, TooManyRetriesError, VerificationError
+from kpi_common.errors import AwsError
+from kpi_pipeline.errors import LeaseError, TooManyRetriesError, VerificationError
 from tests.integration.delivery_helpers import (
     STATUS,
     day,

@@ -13,6 +13,7 @@ import pytest
 from mypy_boto3_dynamodb import DynamoDBClient
 
 from kpi_pipeline import steps
+from kpi_pipeline.settings import load_delivery_settings
 from tests.integration.delivery_helpers import (
     STATUS,
     days,
@@ -202,11 +203,12 @@ def test_sleeper_mends_the_newest_of_several(
     if by == "the command":
         assert run_delivery(tmp_path, table_prefix, "run-1").outcome == "superseded"
     else:
-        settings = SimpleNamespace(lake=str(tmp_path), table_prefix=table_prefix, adopt_lake=False, max_write_rate=0)
+        delivery = load_delivery_settings(prefix=table_prefix)
+        settings = SimpleNamespace(lake=str(tmp_path), delivery=delivery, adopt_lake=False)
         monkeypatch.setattr(steps, "settings_of", lambda _: settings)
         run = {"run_id": "scheduled__1"}
-        (part,) = steps.prepare_delivery(run)
-        assert steps.write_part(run, part)["superseded"]
+        (group,), _ = steps.prepare_delivery(run, 100)
+        assert steps.write_parts(run, group)["superseded"]
     assert kpis(dynamodb, table_prefix) == expected(newest)
     assert scan(dynamodb, table_prefix + STATUS)[0]["export_seq"] == 3
 

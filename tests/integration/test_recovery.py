@@ -25,8 +25,7 @@ from kpi_pipeline.files.archive import move_done
 from kpi_pipeline.files.arrivals import list_source
 from kpi_pipeline.files.claims import PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry
 from kpi_pipeline.files.reingest import write_reingest_manifest
-from kpi_pipeline.pipeline_settings import load_pipeline_settings
-from kpi_pipeline.settings import load_settings
+from kpi_pipeline.settings import load_delivery_settings, load_pipeline_settings
 from spark_app import cli as application_cli
 from tests.integration.application import Application, NewFile, differences
 from tests.integration.bad_files import HEADERS, MODIFIED, rows
@@ -220,7 +219,7 @@ def archive(s3: Any, dynamodb: DynamoDBClient, table_prefix: str) -> Callable[[A
         "execution_role_arn": "arn:aws:iam::123456789012:role/x",
     }
     settings = load_pipeline_settings(needed.get)
-    ledger = ClaimLedger(load_settings(prefix=table_prefix), dynamodb)
+    ledger = ClaimLedger(load_delivery_settings(prefix=table_prefix), dynamodb)
     ledger.ensure_table()
     buckets = S3Storage(s3)
 

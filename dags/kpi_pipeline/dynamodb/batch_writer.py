@@ -1,27 +1,25 @@
 """BatchWriteItem in parallel threads, with one pace for all of them.
 
-The lines of an export are DynamoDB JSON already, so a request's body is put together from them as they are: neither
-boto3's resource layer nor botocore's serializer touches the items. Signing, connections and answers stay botocore's.
-What DynamoDB hands back as unprocessed goes to the front of the queue and fills up later batches.
+What DynamoDB hands back as unprocessed goes to the front of the queue and fills up later batches. An item that it
+refuses for good is found by halving its batch, and left out: one bad item doesn't hold up a day.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError, HTTPClientError
 
 from kpi_common.aws import error_code
+from kpi_common.errors import AwsError
 from kpi_common.layout import TableLayout
 from kpi_pipeline.dynamodb.items import Item, Key, item_size, key_of, write_units
 from kpi_pipeline.dynamodb.pace import Pace
-from kpi_pipeline.errors import AwsError
 from kpi_pipeline.settings import WriterSettings
 
 if TYPE_CHECKING:
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
 MAX_BATCH_ITEMS = 25
 MAX_BATCH_BYTES = 15 * 1024 * 1024  # of the 16 MB that DynamoDB takes
 LONGEST_ESCAPE = 6  # bytes that a byte of UTF-8 has at most in JSON
+MAX_REFUSED = 100  # more than these are no matter of single items
 REFUSALS = frozenset(
     {
         "InternalServerError",
@@ -48,29 +47,35 @@ SERVER_ERROR = 500
 
 @dataclass(frozen=True, eq=False)
 class WriteRequest:
-    """One item to put or key to delete; `body` is its entry in the request."""
+    """One item to put or key to delete; `size` in bytes as DynamoDB counts them."""
 
     layout: TableLayout
     key: Key
-    body: bytes
+    item: Item
     is_put: bool
-    units: int
+    size: int
+
+    @property
+    def units(self) -> int:
+        return write_units(self.size)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry in BatchWriteItem."""
+        return {"PutRequest": {"Item": self.item}} if self.is_put else {"DeleteRequest": {"Key": self.item}}
 
 
-def put_request(layout: TableLayout, item: Item, line: bytes) -> WriteRequest:
-    """Return the request that puts an item whose line is `{"Item": …}`."""
-    units = 1 if len(line) <= 1024 else write_units(item_size(item))
-    return WriteRequest(layout, key_of(item, layout), b'{"PutRequest":%b}' % line, is_put=True, units=units)
+def put_request(layout: TableLayout, item: Item) -> WriteRequest:
+    """Return the request that puts an item."""
+    return WriteRequest(layout, key_of(item, layout), item, is_put=True, size=item_size(item))
 
 
 def delete_request(layout: TableLayout, key: Item) -> WriteRequest:
     """Return the request that deletes the item with this key."""
-    body = json.dumps({"DeleteRequest": {"Key": key}}, separators=(",", ":")).encode()
-    return WriteRequest(layout, key_of(key, layout), body, is_put=False, units=1)
+    return WriteRequest(layout, key_of(key, layout), key, is_put=False, size=1)
 
 
 class BatchWriter:
-    """Writes and deletes items. One client belongs to one writer."""
+    """Writes and deletes items; `refused` has those of the last `write` that DynamoDB never takes, with its words."""
 
     def __init__(
         self,
@@ -79,7 +84,7 @@ class BatchWriter:
         prefix: str = "",
         before_each: Callable[[], None] = lambda: None,
     ) -> None:
-        """Use a client of its own, made for that: with `parameter_validation` off and without retries.
+        """Use a client that retries nothing by itself.
 
         Args:
             client: see `aws.batch_client`.
@@ -97,9 +102,8 @@ class BatchWriter:
         self._queue: deque[WriteRequest] = deque()
         self._in_flight = 0
         self._error: BaseException | None = None
-        self._body = threading.local()
         self._counts: dict[str, Counter[str]] = {}
-        client.meta.events.register("before-call.dynamodb.BatchWriteItem", self._set_body)
+        self.refused: list[tuple[WriteRequest, str]] = []
 
     def write(self, requests: Iterable[WriteRequest]) -> dict[str, Counter[str]]:
         """Send all requests and return when DynamoDB has taken them. Keys must be unique within a table.
@@ -109,9 +113,10 @@ class BatchWriter:
 
         Raises:
             TooManyRetriesError: DynamoDB took nothing for too long.
-            AwsError: DynamoDB refused a request for good.
+            AwsError: DynamoDB refused a request for good, for another reason than a single item.
         """
         self._queue, self._counts, self._error = deque(requests), {}, None
+        self.refused = []
         self._in_flight = 0
         self._stop.clear()
         if not self._queue:
@@ -153,10 +158,10 @@ class BatchWriter:
                 self._changed.wait()
             if not self._queue or self._stop.is_set():
                 return None
-            batch, size = [self._queue.popleft()], 0
-            size = LONGEST_ESCAPE * len(batch[0].body)
+            batch = [self._queue.popleft()]
+            size = LONGEST_ESCAPE * batch[0].size
             while self._queue and len(batch) < MAX_BATCH_ITEMS:
-                size += LONGEST_ESCAPE * len(self._queue[0].body)
+                size += LONGEST_ESCAPE * self._queue[0].size
                 if size > MAX_BATCH_BYTES:
                     break
                 batch.append(self._queue.popleft())
@@ -168,10 +173,9 @@ class BatchWriter:
         sent_at = self._pace.wait(sum(request.units for request in batch))
         if self._stop.is_set():
             return batch
-        self._before_each()
         left, reason = self._try(batch)
-        handed_back = {id(request) for request in left}
-        taken = [request for request in batch if id(request) not in handed_back]
+        not_taken = {id(request) for request in (*left, *(request for request, _ in self.refused))}
+        taken = [request for request in batch if id(request) not in not_taken]
         self._count(batch, taken)
         if taken:
             self._pace.taken(sum(request.units for request in taken))
@@ -180,23 +184,36 @@ class BatchWriter:
         return left
 
     def _try(self, batch: list[WriteRequest]) -> tuple[list[WriteRequest], str]:
+        self._before_each()
         by_table: dict[str, list[WriteRequest]] = {}
         for request in batch:
             by_table.setdefault(self._prefix + request.layout.name, []).append(request)
-        self._body.content = _batch_body(by_table)
+        entries: Any = {table: [one.to_json() for one in requests] for table, requests in by_table.items()}
         try:
-            answer = self._client.batch_write_item(RequestItems={})
+            answer = self._client.batch_write_item(RequestItems=entries)
         except ClientError as error:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             if error_code(error) in REFUSALS or status >= SERVER_ERROR:
                 return batch, str(error)
+            if error_code(error) == "ValidationException":
+                return self._without_bad_items(batch, error)
             raise AwsError(f"writing to {', '.join(by_table)}: {error}") from error
         except HTTPClientError as error:  # no connection, or no answer: it may or may not have been done
             return batch, str(error)
         return _unprocessed(answer.get("UnprocessedItems", {}), by_table), "items were handed back as unprocessed"
 
-    def _set_body(self, params: dict[str, Any], **_: object) -> None:
-        params["body"] = self._body.content
+    def _without_bad_items(self, batch: list[WriteRequest], error: ClientError) -> tuple[list[WriteRequest], str]:
+        """Find the items that DynamoDB refuses by halving the batch, and write the others."""
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            (first, reason), (second, other) = self._try(batch[:middle]), self._try(batch[middle:])
+            return first + second, reason if first else other
+        message = str(error.response.get("Error", {}).get("Message", error))
+        with self._changed:
+            self.refused.append((batch[0], message))
+            if len(self.refused) > MAX_REFUSED:
+                raise AwsError(f"DynamoDB refused more than {MAX_REFUSED} items, at last with: {message}") from error
+        return [], ""
 
     def _count(self, batch: list[WriteRequest], taken: list[WriteRequest]) -> None:
         with self._changed:
@@ -205,14 +222,6 @@ class BatchWriter:
             first["retries"] += len(taken) < len(batch)
             for request in taken:
                 self._counts.setdefault(request.layout.name, Counter())["put" if request.is_put else "deleted"] += 1
-
-
-def _batch_body(by_table: dict[str, list[WriteRequest]]) -> bytes:
-    entries = [
-        b'"%b":[%b]' % (table.encode(), b",".join(request.body for request in requests))
-        for table, requests in by_table.items()
-    ]
-    return b'{"RequestItems":{%b}}' % b",".join(entries)
 
 
 def _unprocessed(answer: Any, by_table: dict[str, list[WriteRequest]]) -> list[WriteRequest]:

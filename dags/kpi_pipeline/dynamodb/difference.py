@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from kpi_common.layout import TableLayout
 from kpi_pipeline.dynamodb.items import Item, Key, key_attributes, key_of, same_item
 
-Wanted = TypeVar("Wanted")
-
 
 @dataclass(frozen=True)
-class Difference(Generic[Wanted]):
+class Difference:
     """Items to put, keys to delete, and how many items are there already."""
 
-    puts: list[Wanted]
+    puts: list[Item]
     deletes: list[Item]
     unchanged: int
 
@@ -24,27 +21,18 @@ class Difference(Generic[Wanted]):
         return bool(self.puts or self.deletes)
 
 
-def difference(
-    wanted: Mapping[Key, tuple[Item, Wanted]], there: Iterable[Item], layout: TableLayout
-) -> Difference[Wanted]:
-    """Compare the items wanted with those that are there; numbers are compared as numbers.
-
-    Args:
-        wanted: by key, the item and whatever the caller wants back for it when it has to be put.
-        there: the items that DynamoDB holds.
-        layout: names the key's attributes.
-    """
+def difference(wanted: Mapping[Key, Item], present: Iterable[Item], layout: TableLayout) -> Difference:
+    """Compare the items wanted, by key, with those that DynamoDB holds; numbers are compared as numbers."""
     missing = dict(wanted)
-    puts: list[Wanted] = []
+    puts: list[Item] = []
     deletes: list[Item] = []
     unchanged = 0
-    for item in there:
+    for item in present:
         found = missing.pop(key_of(item, layout), None)
         if found is None:
             deletes.append(key_attributes(item, layout))
-        elif same_item(found[0], item):
+        elif same_item(found, item):
             unchanged += 1
         else:
-            puts.append(found[1])
-    puts.extend(handle for _, handle in missing.values())
-    return Difference(puts, deletes, unchanged)
+            puts.append(found)
+    return Difference([*puts, *missing.values()], deletes, unchanged)

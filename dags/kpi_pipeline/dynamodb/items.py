@@ -1,33 +1,28 @@
-"""Items in DynamoDB JSON (`{"listen_count": {"N": "12"}}`): keys, equality, sizes."""
+"""Items in DynamoDB JSON (`{"listen_count": {"N": "12"}}`) of the types that layouts use: texts, numbers and lists."""
 
 from __future__ import annotations
 
-import base64
 from decimal import Decimal
-from typing import Any, Callable, Union
+from typing import Any
 
-from kpi_common.layout import KeyAttribute, TableLayout
+from kpi_common.layout import TableLayout
 
 Item = dict[str, dict[str, Any]]
-KeyPart = Union[str, bytes, Decimal]
-Key = tuple[KeyPart, ...]
+Key = tuple[str | Decimal, ...]
 
+TYPES = frozenset({"S", "N", "L"})
 MAX_ITEM_BYTES = 400 * 1024
 MAX_PARTITION_KEY_BYTES = 2048
 MAX_SORT_KEY_BYTES = 1024
 WRITE_UNIT_BYTES = 1024
 
 
-def as_bytes(value: str | bytes) -> bytes:
-    """Return a binary value, which is base64 text in an export and bytes in boto3's answers."""
-    return base64.b64decode(value) if isinstance(value, str) else value
-
-
 def comparable(value: dict[str, Any]) -> Any:
-    """Return a form of an attribute value in which equal values are equal: numbers as numbers, sets without order."""
+    """Return a form of an attribute value in which equal values are equal: numbers as numbers."""
     ((kind, content),) = value.items()
-    form = _COMPARABLE.get(kind)
-    return kind, content if form is None else form(content)
+    if kind == "N":
+        return kind, Decimal(content)
+    return kind, [comparable(element) for element in content] if kind == "L" else content
 
 
 def same_item(one: Item, other: Item) -> bool:
@@ -41,7 +36,8 @@ def same_item(one: Item, other: Item) -> bool:
 
 def key_of(item: Item, layout: TableLayout) -> Key:
     """Return the item's key; `KeyError` when an attribute of the key is missing or of another type."""
-    return tuple(_key_part(item[attribute.name][attribute.type], attribute) for attribute in layout.keys)
+    values = ((item[key.name][key.type], key.type) for key in layout.keys)
+    return tuple(Decimal(value) if kind == "N" else value for value, kind in values)
 
 
 def key_attributes(item: Item, layout: TableLayout) -> Item:
@@ -72,51 +68,17 @@ def item_size(item: Item) -> int:
 def value_size(value: dict[str, Any]) -> int:
     """Return the bytes that DynamoDB counts for a value."""
     ((kind, content),) = value.items()
-    size = _SIZES.get(kind)
-    return 1 if size is None else size(content)
+    if kind == "L":
+        return 3 + sum(1 + value_size(element) for element in content)
+    return number_size(content) if kind == "N" else len(content.encode())
 
 
 def number_size(number: str) -> int:
     """Return the bytes of a number: one for two significant digits, one more, and one for a minus sign."""
-    decimal = Decimal(number).normalize()
-    sign, digits, _ = decimal.as_tuple()
-    if not any(digits):
-        return 1
-    return (len(digits) + 1) // 2 + 1 + sign
+    sign, digits, _ = Decimal(number).normalize().as_tuple()
+    return (len(digits) + 1) // 2 + 1 + sign if any(digits) else 1
 
 
 def write_units(size: int) -> int:
     """Return the write units of an item of that many bytes in its table, without its indexes."""
     return max(1, -(-size // WRITE_UNIT_BYTES))
-
-
-def _key_part(value: str, attribute: KeyAttribute) -> KeyPart:
-    if attribute.type == "N":
-        return Decimal(value)
-    return as_bytes(value) if attribute.type == "B" else value
-
-
-def _text_size(text: str) -> int:
-    return len(text.encode())
-
-
-_COMPARABLE: dict[str, Callable[[Any], Any]] = {
-    "N": Decimal,
-    "B": as_bytes,
-    "L": lambda elements: [comparable(element) for element in elements],
-    "M": lambda elements: {name: comparable(element) for name, element in elements.items()},
-    "SS": frozenset,
-    "NS": lambda numbers: frozenset(map(Decimal, numbers)),
-    "BS": lambda elements: frozenset(map(as_bytes, elements)),
-}
-
-_SIZES: dict[str, Callable[[Any], int]] = {
-    "S": _text_size,
-    "N": number_size,
-    "B": lambda content: len(as_bytes(content)),
-    "SS": lambda elements: sum(map(_text_size, elements)),
-    "NS": lambda numbers: sum(map(number_size, numbers)),
-    "BS": lambda elements: sum(len(as_bytes(element)) for element in elements),
-    "L": lambda elements: 3 + sum(1 + value_size(element) for element in elements),
-    "M": lambda elements: 3 + sum(1 + _text_size(name) + value_size(element) for name, element in elements.items()),
-}

@@ -20,21 +20,32 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Sequence
-from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Callable, TypeVar
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from botocore.exceptions import ClientError
 
 from kpi_common.aws import error_code
+from kpi_common.errors import AwsError
 from kpi_common.log import log
-from kpi_pipeline.errors import AwsError, LeaseError, OtherLakeError, SupersededError
-from kpi_pipeline.export.reader import Export
+from kpi_pipeline.dynamodb.tables import STATUS_KEY
+from kpi_pipeline.errors import LeaseError, OtherLakeError, SupersededError
 from kpi_pipeline.settings import DeliverySettings
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
+# The control item lives in the status table, under a key that is no date.
+CONTROL_KEY = "#control"
+ATTRIBUTES = (
+    "export_seq",  # the highest export that was ever begun
+    "lake_id",  # of the lake that it is of
+    "run_id",
+    "holder",  # who writes now; absent when nobody does
+    "lease_until",  # seconds since 1970
+    "updated_at",
+)
 CHECK_SECONDS = 0.25
 GRACE_SECONDS = 1.0
 POLL_SECONDS = 0.5
@@ -53,7 +64,22 @@ def new_holder() -> str:
 
 def utc_now() -> str:
     """Return the present instant as the project writes it."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Export(Protocol):
+    """What the lease and the status need of an export."""
+
+    @property
+    def lake_id(self) -> str | None: ...
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def export_seq(self) -> int: ...
+    @property
+    def complete_through(self) -> str | None: ...
+    @property
+    def dates(self) -> tuple[str, ...]: ...
 
 
 class Lease:
@@ -65,11 +91,10 @@ class Lease:
         self.holder = holder or new_holder()
         self._client = client
         self._export = export
-        self._names = settings.control.attributes
         self._lease_seconds = settings.writer.lease_seconds
         self._wait_seconds = settings.writer.wait_seconds
-        self._table = settings.table_name(settings.status.name)
-        self._key = {settings.status.partition_key: {"S": settings.control.key}}
+        self._table = settings.status_table
+        self._key = {STATUS_KEY: {"S": CONTROL_KEY}}
         self._lock = threading.Lock()
         self._checked_at = float("-inf")
 
@@ -141,7 +166,7 @@ class Lease:
                 "TableName": self._table,
                 "Key": self._key,
                 "ConditionExpression": "#holder = :holder",
-                "ExpressionAttributeNames": {"#holder": self._names.holder},
+                "ExpressionAttributeNames": {"#holder": "holder"},
                 "ExpressionAttributeValues": {":holder": {"S": self.holder}},
             }
         }
@@ -201,7 +226,7 @@ class Lease:
         self, update: str, condition: str, values: dict[str, dict[str, str]], return_values: str = "NONE"
     ) -> dict[str, Any]:
         text = f"{update} {condition}"
-        names = {f"#{key}": name for key, name in self._names.model_dump().items() if f"#{key}" in text}
+        names = {f"#{name}": name for name in ATTRIBUTES if f"#{name}" in text}
         request: dict[str, Any] = {
             "TableName": self._table,
             "Key": self._key,
@@ -217,7 +242,7 @@ class Lease:
         return dict(self._client.get_item(TableName=self._table, Key=self._key, ConsistentRead=True).get("Item", {}))
 
     def _text(self, item: dict[str, Any], attribute: str) -> str:
-        value = item.get(getattr(self._names, attribute), {})
+        value = item.get(attribute, {})
         return str(next(iter(value.values()), ""))
 
     def _is_live(self, item: dict[str, Any]) -> bool:

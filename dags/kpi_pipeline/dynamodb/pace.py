@@ -11,7 +11,8 @@ import math
 import random
 import threading
 import time
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from kpi_pipeline.errors import TooManyRetriesError
 from kpi_pipeline.settings import WriterSettings

@@ -9,8 +9,9 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from kpi_common.conf_files import load_toml
+from kpi_common.errors import UsageError
 from kpi_pipeline.dynamodb.items import Item
-from kpi_pipeline.errors import TableError, UsageError
+from kpi_pipeline.errors import TableError
 from kpi_pipeline.settings import DeliverySettings
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def read_day(client: DynamoDBClient, settings: DeliverySettings, date: str, tabl
         UsageError: a table does not exist.
     """
     names = list(tables) or kpi_table_names()
-    status_table = settings.table_name(settings.status.name)
+    status_table = settings.status_table
     for attempt in range(CONSISTENT_TRIES):
         if attempt:
             time.sleep(WAIT_SECONDS)
@@ -52,7 +53,7 @@ def read_day(client: DynamoDBClient, settings: DeliverySettings, date: str, tabl
         items = {name: [plain_item(item) for item in _items(client, settings.table_name(name), date)] for name in names}
         after = _items(client, status_table, date)
         status = plain_item(after[0]) if after else None
-        consistent = before == after and status is not None and status[settings.status.attributes.state] == "complete"
+        consistent = before == after and status is not None and status["state"] == "complete"
         if consistent or not after:
             break
     return Day(date, status, consistent, items)
@@ -68,11 +69,7 @@ def _plain(value: dict[str, Any]) -> Any:
     if kind == "N":
         number = Decimal(content)
         return int(number) if number == number.to_integral_value() else float(number)
-    if kind == "L":
-        return [_plain(element) for element in content]
-    if kind == "M":
-        return plain_item(content)
-    return None if kind == "NULL" else content
+    return [_plain(element) for element in content] if kind == "L" else content
 
 
 def _items(client: DynamoDBClient, table: str, date: str) -> list[Item]:

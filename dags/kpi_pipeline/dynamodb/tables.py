@@ -1,33 +1,41 @@
-"""Make DynamoDB tables that are missing, and check those that are there."""
+"""Make DynamoDB tables that are missing, check those that are there, and get items by their keys."""
 
 from __future__ import annotations
 
+import random
 import time
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
 from kpi_common.aws import error_code
+from kpi_common.errors import AwsError
 from kpi_common.layout import IndexLayout, KeyAttribute, TableLayout
 from kpi_common.log import log
+from kpi_pipeline.dynamodb.items import Item
 from kpi_pipeline.errors import TableError
 from kpi_pipeline.settings import DeliverySettings, TableSettings
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
+STATUS_KEY = "date"
+FILE_KEY = "filename"
 POLL_SECONDS = 1.0
 TIMEOUT_SECONDS = 600.0
+MAX_GET_KEYS = 100
+GET_TRIES = 15
 
 
 def status_layout(settings: DeliverySettings) -> TableLayout:
     """Return the layout of the status table."""
-    return TableLayout(settings.status.name, KeyAttribute(settings.status.partition_key))
+    return TableLayout(settings.tables.status, KeyAttribute(STATUS_KEY))
 
 
 def processed_streams_layout(settings: DeliverySettings) -> TableLayout:
     """Return the layout of the file ledger."""
-    return TableLayout(settings.processed_streams.name, KeyAttribute(settings.processed_streams.partition_key))
+    return TableLayout(settings.tables.processed_streams, KeyAttribute(FILE_KEY))
 
 
 def ensure_table(
@@ -98,7 +106,7 @@ def _create(client: DynamoDBClient, name: str, layout: TableLayout, settings: Ta
 
 def _key_schema(layout: TableLayout | IndexLayout) -> list[dict[str, str]]:
     kinds = ("HASH", "RANGE")
-    return [{"AttributeName": key.name, "KeyType": kind} for key, kind in zip(layout.keys, kinds)]
+    return [{"AttributeName": key.name, "KeyType": kind} for key, kind in zip(layout.keys, kinds, strict=False)]
 
 
 def _check(table: dict[str, Any], name: str, layout: TableLayout) -> None:
@@ -107,7 +115,7 @@ def _check(table: dict[str, Any], name: str, layout: TableLayout) -> None:
     indexes = {index["IndexName"]: index for index in table.get("GlobalSecondaryIndexes", [])}
     for index in layout.indexes:
         if index.name not in indexes:
-            problems.append(f"the index {index.name} is missing (wanted: {_told(index)})")
+            problems.append(f"the index {index.name} is missing (wanted: {_described(index)})")
             continue
         problems += _key_differences(f"keys of index {index.name}", indexes[index.name]["KeySchema"], types, index)
         if indexes[index.name]["Projection"]["ProjectionType"] != "ALL":
@@ -125,10 +133,10 @@ def _key_differences(
     by_kind = {entry["KeyType"]: entry["AttributeName"] for entry in schema}
     names = [by_kind[kind] for kind in ("HASH", "RANGE") if kind in by_kind]
     found = ", ".join(f"{key} {types[key]}" for key in names)
-    return [] if found == _told(layout) else [f"{what} are ({found}), wanted ({_told(layout)})"]
+    return [] if found == _described(layout) else [f"{what} are ({found}), wanted ({_described(layout)})"]
 
 
-def _told(layout: TableLayout | IndexLayout) -> str:
+def _described(layout: TableLayout | IndexLayout) -> str:
     return ", ".join(f"{key.name} {key.type}" for key in layout.keys)
 
 
@@ -139,3 +147,22 @@ def _indexes_usable(table: dict[str, Any], layout: TableLayout) -> bool:
         for index in table.get("GlobalSecondaryIndexes", [])
         if index["IndexName"] in wanted
     )
+
+
+def get_items(client: DynamoDBClient, table: str, keys: Sequence[Item]) -> Iterator[Item]:
+    """Yield those of the items that are there, read consistently.
+
+    Raises:
+        AwsError: DynamoDB handed keys back as unprocessed again and again.
+    """
+    for start in range(0, len(keys), MAX_GET_KEYS):
+        request: Any = {table: {"Keys": keys[start : start + MAX_GET_KEYS], "ConsistentRead": True}}
+        for attempt in range(GET_TRIES):
+            answer: Any = client.batch_get_item(RequestItems=request)
+            yield from answer["Responses"].get(table, [])
+            request = answer.get("UnprocessedKeys")
+            if not request:
+                break
+            time.sleep(random.uniform(0, min(0.05 * 2**attempt, 5)))  # noqa: S311
+        else:
+            raise AwsError(f"{table}: DynamoDB handed back keys to read as unprocessed {GET_TRIES} times")

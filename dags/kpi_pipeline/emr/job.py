@@ -1,157 +1,40 @@
-"""The Spark job on EMR Serverless: what is asked for, which jobs of a run are alive, and why one failed."""
+"""Jobs on EMR Serverless: which are alive, how one is cancelled, and why one failed. EMR itself is asked for all."""
 
 from __future__ import annotations
 
-import hashlib
+import json
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kpi_common.aws import plain_aws_errors
-from kpi_common.log import log
-from kpi_pipeline.emr.conf import as_submit_parameters, spark_properties
-from kpi_pipeline.errors import AwsError, JobFailedError
-from kpi_pipeline.files.arrivals import safe_name
-from kpi_pipeline.pipeline_settings import PipelineSettings
+from jsonschema import Draft202012Validator
 
-LIVE_STATES = ("SUBMITTED", "PENDING", "SCHEDULED", "QUEUED", "RUNNING")
+from kpi_common.aws import plain_aws_errors
+from kpi_common.conf_files import load_schema
+from kpi_common.errors import AwsError
+from kpi_common.log import log
+from kpi_common.s3_files import S3Storage
+from kpi_pipeline.emr.request import LAKE_OPTION, PIPELINE, RUN_ID_OPTION
+from kpi_pipeline.errors import JobFailedError, ResultError
+
+LIVE_STATES = ("SUBMITTED", "PENDING", "SCHEDULED", "QUEUED", "RUNNING", "CANCELLING")
 TERMINAL_STATES = frozenset({"SUCCESS", "FAILED", "CANCELLED"})
 FINAL_EXIT_CODES = frozenset({2, 3, 4})  # trying the same again has the same end
-TOKEN_LENGTH = 64
+JUDGING_STEPS = frozenset({"inspect files", "validate", "stage"})  # of the application's result
+# What is said where the platform and not a file is at fault.
+PLATFORM_TROUBLE = re.compile(
+    r"no space left|disk quota|ErrImagePull|image.{0,60}(pull|not found|manifest)|access.?denied|not authorized"
+    r"|assume.?role|credential|throttl|quota|capacity|could not be (provisioned|started)|can't be reached",
+    re.IGNORECASE,
+)
+MARGIN = timedelta(minutes=30)  # for the application's start and EMR's own queue, beside the execution timeout
 CANCEL_TIMEOUT_S = 600.0
 CANCEL_POLL_S = 2.0
-LOGS_OF_DRIVER = "SPARK_DRIVER"
 
-
-@dataclass(frozen=True)
-class JobRequest:
-    """The parts of StartJobRun."""
-
-    name: str
-    job_driver: dict[str, Any]
-    configuration_overrides: dict[str, Any]
-    config: dict[str, Any]
-    spark_run_id: str
-
-
-def job_request(settings: PipelineSettings, run_id: str, try_number: int, manifest: str) -> JobRequest:
-    """Return the request for a run's job.
-
-    Args:
-        settings: the run's.
-        run_id: Airflow's.
-        try_number: of the task, from 1; each try is a run of its own for the application and for EMR.
-        manifest: address of the run manifest.
-    """
-    spark_run_id = spark_run_name(run_id, try_number)
-    arguments = ["run", "--manifest", manifest, "--lake", settings.lake, "--run-id", spark_run_id]
-    arguments += ["--env", settings.job_environment, "--log-format", "json"]
-    for name, value in settings.job_settings.items():
-        arguments += ["--set", f"{name}={value}"]
-    return JobRequest(
-        name=job_name(run_id),
-        job_driver={
-            "sparkSubmit": {
-                "entryPoint": settings.entry_point,
-                "entryPointArguments": arguments,
-                "sparkSubmitParameters": submit_parameters(settings),
-            }
-        },
-        configuration_overrides={"monitoringConfiguration": monitoring(settings)},
-        config={
-            "clientToken": client_token(run_id, try_number),
-            "executionTimeoutMinutes": settings.execution_timeout_minutes,
-            "retryPolicy": {"maxAttempts": 1},
-            "tags": job_tags(settings, run_id),
-        },
-        spark_run_id=spark_run_id,
-    )
-
-
-def job_name(run_id: str) -> str:
-    """Return the name by which a run's jobs are found again."""
-    return f"music_streaming_pipeline {run_id}"[:256]
-
-
-def spark_run_name(run_id: str, try_number: int) -> str:
-    """Return the application's `--run-id` for a try."""
-    name = safe_name(run_id)
-    return name if try_number <= 1 else f"{name}.t{try_number}"
-
-
-def client_token(run_id: str, try_number: int) -> str:
-    """Return a token that is the same for the same run and try, and for no other: at most 64 of `[A-Za-z0-9._-]`."""
-    digest = hashlib.sha256(f"{run_id}\n{try_number}".encode()).hexdigest()[:16]
-    readable = re.sub(r"[^A-Za-z0-9._-]", "-", run_id)[: TOKEN_LENGTH - len(digest) - 6]
-    return f"{readable}-{try_number}-{digest}"[-TOKEN_LENGTH:]
-
-
-def submit_parameters(settings: PipelineSettings) -> str:
-    """Return `sparkSubmitParameters`: conf/spark/emr.conf, then the sizes, then the setting `spark_conf`."""
-    conf = {
-        **spark_properties("emr"),
-        "spark.driver.cores": str(settings.driver_cores),
-        "spark.driver.memory": settings.driver_memory,
-        "spark.executor.cores": str(settings.executor_cores),
-        "spark.executor.memory": settings.executor_memory,
-        "spark.emr-serverless.driver.disk": settings.executor_disk,
-        "spark.emr-serverless.executor.disk": settings.executor_disk,
-        "spark.dynamicAllocation.maxExecutors": str(settings.max_executors),
-        **settings.spark_conf,
-    }
-    return as_submit_parameters(conf)
-
-
-def monitoring(settings: PipelineSettings) -> dict[str, Any]:
-    """Return where EMR puts the job's logs: S3, CloudWatch or both, beside its own managed storage."""
-    where: dict[str, Any] = {}
-    if settings.log_uri:
-        where["s3MonitoringConfiguration"] = {"logUri": settings.log_uri}
-    if settings.log_group:
-        where["cloudWatchLoggingConfiguration"] = {"enabled": True, "logGroupName": settings.log_group}
-    return where
-
-
-def job_tags(settings: PipelineSettings, run_id: str) -> dict[str, str]:
-    """Return the job's tags; what AWS does not take in a value is replaced."""
-    tags = {"pipeline": "music_streaming_pipeline", "run_id": run_id, "database_name": settings.database_name}
-    return {name: re.sub(r"[^\w .:/=+@-]", "-", value)[:256] for name, value in {**tags, **settings.job_tags}.items()}
-
-
-def log_location(settings: PipelineSettings, application_id: str, job_id: str) -> str:
-    """Return where the driver's log of a job is, for people."""
-    places = []
-    if settings.log_uri:
-        places.append(f"{settings.log_uri}/applications/{application_id}/jobs/{job_id}/{LOGS_OF_DRIVER}/")
-    if settings.log_group:
-        places.append(f"CloudWatch {settings.log_group}, applications/{application_id}/jobs/{job_id}")
-    return " and ".join(places) or "the EMR Serverless console (no log destination is set)"
-
-
-# --- jobs that are there ---
-
-
-def live_jobs(emr: Any, application_id: str, run_id: str) -> list[str]:
-    """Return the ids of a run's jobs that have not ended, the newest first; it waits for those being cancelled."""
-    name = job_name(run_id)
-    with plain_aws_errors("EMR Serverless"):
-        found = []
-        states = [*LIVE_STATES, "CANCELLING"]
-        for page in emr.get_paginator("list_job_runs").paginate(applicationId=application_id, states=states):
-            found += [job for job in page["jobRuns"] if job.get("name") == name]
-    found.sort(key=lambda job: str(job["createdAt"]), reverse=True)
-    ending = [job["id"] for job in found if job["state"] == "CANCELLING"]
-    for job_id in ending:
-        wait_until_over(emr, application_id, job_id)
-    return [job["id"] for job in found if job["id"] not in ending]
-
-
-def spark_run_of(job: Mapping[str, Any]) -> str:
-    """Return the `--run-id` that a job was started with."""
-    arguments = job["jobDriver"]["sparkSubmit"]["entryPointArguments"]
-    return str(arguments[arguments.index("--run-id") + 1])
+Job = Mapping[str, Any]
+RunState = Callable[[str], str | None]
 
 
 def get_job(emr: Any, application_id: str, job_id: str) -> dict[str, Any]:
@@ -161,8 +44,50 @@ def get_job(emr: Any, application_id: str, job_id: str) -> dict[str, Any]:
         return job
 
 
-def cancel(emr: Any, application_id: str, job_id: str) -> str:
-    """Cancel a job and return its state when it is over; a job that has ended by itself keeps its end."""
+def live_job(emr: Any, application_id: str, name: str, lake: str, run_state: RunState) -> dict[str, Any] | None:
+    """Return the job of this name that is alive, if any, and cancel those that ended runs have left on the lake.
+
+    It waits until cancelled jobs are over: while they are CANCELLING they still write.
+
+    Args:
+        emr: client of EMR Serverless.
+        application_id: where the jobs run.
+        name: `job_name` of the run.
+        lake: jobs on other lakes are others'.
+        run_state: Airflow's state of a run, or None where it doesn't know it.
+    """
+    with plain_aws_errors("EMR Serverless"):
+        pages = emr.get_paginator("list_job_runs").paginate(applicationId=application_id, states=list(LIVE_STATES))
+        found = [job for page in pages for job in page["jobRuns"] if job.get("name", "").startswith(f"{PIPELINE} ")]
+    ours = None
+    for summary in sorted(found, key=lambda job: str(job["createdAt"]), reverse=True):
+        job = get_job(emr, application_id, summary["id"])
+        if option_of(job, LAKE_OPTION) != lake or job["state"] in TERMINAL_STATES:
+            continue
+        run_id = summary["name"].removeprefix(f"{PIPELINE} ")
+        if summary["name"] == name and job["state"] == "CANCELLING":
+            wait_until_over(emr, application_id, summary["id"])
+        elif summary["name"] == name:
+            ours = ours or job
+        elif run_state(run_id) not in (None, "running", "queued"):
+            log("a job whose run has ended is still alive", job_id=summary["id"], run_id=run_id)
+            cancel(emr, application_id, summary["id"])
+    return ours
+
+
+def option_of(job: Job, option: str) -> str:
+    """Return an option's value among the arguments that a job was started with; "" where it has none."""
+    arguments = job["jobDriver"]["sparkSubmit"].get("entryPointArguments", [])
+    return str(arguments[arguments.index(option) + 1]) if option in arguments else ""
+
+
+def is_overdue(since: datetime, timeout_minutes: int) -> bool:
+    """Whether a job that began then should have been ended by EMR."""
+    return datetime.now(UTC) - since > timedelta(minutes=timeout_minutes) + MARGIN
+
+
+def cancel(emr: Any, application_id: str, job_id: str) -> dict[str, Any]:
+    """Cancel a job and return it when it is over; a job that has ended by itself keeps its end."""
     if get_job(emr, application_id, job_id)["state"] not in TERMINAL_STATES:
         log("cancelling the job", job_id=job_id)
         try:
@@ -174,22 +99,48 @@ def cancel(emr: Any, application_id: str, job_id: str) -> str:
     return wait_until_over(emr, application_id, job_id)
 
 
-def wait_until_over(emr: Any, application_id: str, job_id: str, timeout: float = CANCEL_TIMEOUT_S) -> str:
-    """Wait for a terminal state and return it; `AwsError` when that takes too long."""
+def wait_until_over(emr: Any, application_id: str, job_id: str, timeout: float = CANCEL_TIMEOUT_S) -> dict[str, Any]:
+    """Wait for a terminal state and return the job; `AwsError` when that takes too long."""
     deadline = time.monotonic() + timeout
     while True:
-        state = str(get_job(emr, application_id, job_id)["state"])
-        if state in TERMINAL_STATES:
-            return state
+        job = get_job(emr, application_id, job_id)
+        if job["state"] in TERMINAL_STATES:
+            return job
         if time.monotonic() > deadline:
-            raise AwsError(f"EMR Serverless: job {job_id} is still {state} after {timeout:.0f} s")
+            raise AwsError(f"EMR Serverless: job {job_id} is still {job['state']} after {timeout:.0f} s")
         time.sleep(CANCEL_POLL_S)
 
 
 # --- how a job ended ---
 
 
-def failure_of(job: Mapping[str, Any], result: Mapping[str, Any] | None, settings: PipelineSettings) -> JobFailedError:
+def result_uri(job: Job) -> str:
+    """Return where the application of a job writes its result."""
+    return f"{option_of(job, LAKE_OPTION)}/runs/{option_of(job, RUN_ID_OPTION)}/result.json"
+
+
+def read_result(uri: str) -> dict[str, Any] | None:
+    """Return what the application wrote into `result.json` of its lake, or None where it wrote nothing.
+
+    Raises:
+        ResultError: it is not what `conf/schemas/run_result.schema.json` says, or is of another run.
+    """
+    data = S3Storage().read(uri)
+    if data is None:
+        return None
+    try:
+        result: dict[str, Any] = json.loads(data)
+    except ValueError as error:
+        raise ResultError(f"{uri}: not valid JSON: {error}") from error
+    problem = next(iter(Draft202012Validator(load_schema("run_result")).iter_errors(result)), None)
+    if problem is not None:
+        raise ResultError(f"{uri} breaks its schema at {problem.json_path}: {problem.message[:500]}")
+    if result["run_id"] != uri.split("/")[-2]:
+        raise ResultError(f"{uri} says that it is of run {result['run_id']}")
+    return result
+
+
+def failure_of(job: Job, result: Mapping[str, Any] | None) -> JobFailedError:
     """Return the error that tells why a job failed: EMR's words, the application's reason, where the log is."""
     details = str(job.get("stateDetails") or "")
     exit_code = _exit_code(details, result)
@@ -197,13 +148,40 @@ def failure_of(job: Mapping[str, Any], result: Mapping[str, Any] | None, setting
     if exit_code is not None:
         parts[0] += f" with exit code {exit_code}"
     if result is not None and result.get("error"):
-        parts.append(f"reason: {result['error']['code']}: {result['error']['message']}")
+        parts.append(f"reason: {result['error']['code']}: {result['error']['message'][:1000]}")
     elif result is None:
         parts.append("the application wrote no result")
     if details:
-        parts.append(f"EMR says: {details}")
-    parts.append(f"log: {log_location(settings, job['applicationId'], job['jobRunId'])}")
-    return JobFailedError("; ".join(parts), exit_code)
+        parts.append(f"EMR says: {details[:1000]}")
+    parts.append(f"log: {log_location(job)}")
+    blames = job["state"] == "FAILED" and exit_code is not None and _died_judging(details, result)
+    return JobFailedError("; ".join(parts), exit_code, blames_files=blames)
+
+
+def log_location(job: Job) -> str:
+    """Return where the driver's log of a job is, for people."""
+    places = []
+    folder = f"applications/{job['applicationId']}/jobs/{job['jobRunId']}"
+    monitoring = (job.get("configurationOverrides") or {}).get("monitoringConfiguration", {})
+    if "s3MonitoringConfiguration" in monitoring:
+        places.append(f"{monitoring['s3MonitoringConfiguration']['logUri']}/{folder}/SPARK_DRIVER/")
+    if "cloudWatchLoggingConfiguration" in monitoring:
+        places.append(f"CloudWatch {monitoring['cloudWatchLoggingConfiguration']['logGroupName']}, {folder}")
+    return " and ".join(places) or "the EMR Serverless console (no log destination is set)"
+
+
+def _died_judging(details: str, result: Mapping[str, Any] | None) -> bool:
+    """Whether the application ran and died while it was judging files: only then may a file be the cause.
+
+    An error that has a code of its own (settings, lock, storage, audit, …) is none of a file's.
+    """
+    error = (result or {}).get("error") or {}
+    if PLATFORM_TROUBLE.search(f"{details} {error.get('message', '')}"):
+        return False
+    if result is None:
+        return True
+    steps = [step["name"] for step in result["steps"]]
+    return error.get("code") == "unexpected" and bool(steps) and steps[-1] in JUDGING_STEPS
 
 
 def _exit_code(details: str, result: Mapping[str, Any] | None) -> int | None:

@@ -16,32 +16,34 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kpi_common.aws import plain_aws_errors
+from kpi_common.errors import AppError
 from kpi_common.files import Folder
 from kpi_common.layout import TableLayout
 from kpi_common.log import log, set_log_context, warn
-from kpi_pipeline.aws import batch_client, dynamodb_client, keep_items_as_json
+from kpi_pipeline.aws import batch_client, dynamodb_client
 from kpi_pipeline.dynamodb.batch_writer import BatchWriter, WriteRequest, delete_request, put_request
 from kpi_pipeline.dynamodb.difference import Difference, difference
 from kpi_pipeline.dynamodb.items import MAX_ITEM_BYTES, Item, Key, item_size, key_attributes, key_of, key_problem
 from kpi_pipeline.dynamodb.lease import Lease, utc_now
 from kpi_pipeline.dynamodb.status import StatusTable
 from kpi_pipeline.dynamodb.tables import ensure_table, status_layout
-from kpi_pipeline.errors import PipelineError, SupersededError, VerificationError
+from kpi_pipeline.errors import SupersededError, VerificationError
 from kpi_pipeline.export.reader import (
     RECEIPT,
     Export,
-    ExportedItem,
+    Part,
     check_files,
     export_folder,
     latest_undelivered,
-    read_manifest,
+    read_export,
     read_part,
 )
 from kpi_pipeline.settings import DeliverySettings
 
 LATEST = "latest"
 PROBE_ATTEMPTS = 3
-Wanted = dict[Key, tuple[Item, bytes]]
+REFUSED = "refused"  # by DynamoDB itself
+Wanted = dict[Key, Item]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class PartReport:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DeliveryResult:
     """How a delivery ended: `delivered`, `superseded` or `nothing_to_deliver`. All three are a success."""
 
     outcome: str
@@ -83,8 +85,8 @@ class Delivery:
 
         Args:
             lake: where the export lies.
-            export: from `read_manifest` or `latest_undelivered`.
-            settings: see `load_settings`.
+            export: from `read_export` or `latest_undelivered`.
+            settings: see `load_delivery_settings`.
             endpoint_url: of DynamoDB, when it isn't the one of the environment.
             holder: who writes; steps in several processes that belong together name the same one.
         """
@@ -92,12 +94,12 @@ class Delivery:
         self._endpoint_url = endpoint_url
         connections = settings.writer.workers + 4
         self._client = dynamodb_client(endpoint_url, connections)
-        keep_items_as_json(self._client)
         self.lease = Lease(self._client, settings, export, holder)
         self._writer = BatchWriter(
             batch_client(endpoint_url, connections), settings.writer, settings.tables.prefix, self.lease.check
         )
         self._status = StatusTable(self._client, settings, export, self.lease)
+        self._refused: dict[tuple[str, Key], str] = {}
         self.has_written = False  # in this process
 
     def prepare(self, *, adopt_lake: bool = False) -> None:
@@ -128,6 +130,9 @@ class Delivery:
                 self._status.mark_writing(changed)
                 self.has_written = True
             written = self._writer.write(_requests(differences, self._layouts()))
+        for request, message in self._writer.refused:
+            self._refused[request.layout.name, request.key] = f"{REFUSED}: {message}"
+            undeliverable.append(self._undeliverable(request.item, request.layout, f"{REFUSED}: {message}"))
         report = PartReport(number, _counts(differences, written), undeliverable)
         total = sum((Counter(counts) for counts in report.tables.values()), Counter())
         log(
@@ -140,9 +145,21 @@ class Delivery:
         )
         return report
 
-    def verify_part(self, number: int) -> list[str]:
-        """Read a part's dates back and return what differs from the export, a sentence each; empty when nothing."""
-        part = self._export.part(number)
+    def verify(self, reports: Iterable[PartReport]) -> dict[int, list[str]]:
+        """Read all dates back and return, by part, what differs from the export, a sentence each; empty when nothing.
+
+        Args:
+            reports: of `write_part`; what they tell as refused by DynamoDB is not expected there.
+        """
+        layouts = self._layouts()
+        for entry in (entry for report in reports for entry in report.undeliverable):
+            if entry["reason"].startswith(REFUSED):
+                self._refused[entry["table"], key_of(entry["key"], layouts[entry["table"]])] = entry["reason"]
+        differing = {part.number: problems for part in self._export.parts if (problems := self._verify_part(part))}
+        log("read back", dates=len(self._export.dates), parts_that_differ=len(differing))
+        return differing
+
+    def _verify_part(self, part: Part) -> list[str]:
         wanted, _ = self._deliverable(read_part(self._lake, self._export, part))
         with plain_aws_errors("DynamoDB"):
             differences = self._differences(wanted, part.dates)
@@ -151,13 +168,6 @@ class Delivery:
             for (table, date), found in differences.items()
             if found
         ]
-
-    def verify(self) -> dict[int, list[str]]:
-        """Read all dates back and return, by part, what differs from the export; empty when nothing does."""
-        found = {part.number: self.verify_part(part.number) for part in self._export.parts}
-        differing = {number: problems for number, problems in found.items() if problems}
-        log("read back", dates=len(self._export.dates), parts_that_differ=len(differing))
-        return differing
 
     def finish(self, reports: Iterable[PartReport], seconds: float) -> dict[str, Any]:
         """Tell readers that the days are complete, then write the receipt and give the lease back.
@@ -197,12 +207,12 @@ class Delivery:
         """Fail soon when DynamoDB can't be reached at all; later requests are tried for longer."""
         probe = dynamodb_client(self._endpoint_url, attempts=PROBE_ATTEMPTS)
         with contextlib.suppress(probe.exceptions.ResourceNotFoundException):
-            probe.describe_table(TableName=self._settings.table_name(self._settings.status.name))
+            probe.describe_table(TableName=self._settings.status_table)
 
     def _layouts(self) -> dict[str, TableLayout]:
         return {layout.name: layout for layout in self._export.tables}
 
-    def _deliverable(self, items: dict[str, list[ExportedItem]]) -> tuple[dict[str, Wanted], list[dict[str, Any]]]:
+    def _deliverable(self, items: dict[str, list[Item]]) -> tuple[dict[str, Wanted], list[dict[str, Any]]]:
         """Split a part's items into those that DynamoDB can take, by table and key, and a list of the others.
 
         Of several items with one key the first is delivered.
@@ -211,38 +221,36 @@ class Delivery:
         undeliverable = []
         for table, layout in self._layouts().items():
             deliverable: Wanted = {}
-            for exported in items[table]:
-                reason = _problem(exported, layout, deliverable)
+            for item in items[table]:
+                reason = _problem(item, layout, deliverable) or self._refused.get((table, key_of(item, layout)))
                 if reason is None:
-                    deliverable[key_of(exported.item, layout)] = (exported.item, exported.line)
+                    deliverable[key_of(item, layout)] = item
                 else:
-                    size = item_size(exported.item)
-                    key = key_attributes(exported.item, layout)
-                    undeliverable.append({"table": table, "key": key, "reason": reason, "bytes": size})
+                    undeliverable.append(self._undeliverable(item, layout, reason))
             wanted[table] = deliverable
-        for entry in undeliverable:
-            warn("item can't be delivered", **entry)
         return wanted, undeliverable
 
-    def _differences(
-        self, wanted: dict[str, Wanted], dates: Sequence[str]
-    ) -> dict[tuple[str, str], Difference[tuple[Item, bytes]]]:
+    def _undeliverable(self, item: Item, layout: TableLayout, reason: str) -> dict[str, Any]:
+        key = key_attributes(item, layout)
+        entry = {"table": layout.name, "key": key, "reason": reason, "bytes": item_size(item)}
+        warn("item can't be delivered", **entry)
+        return entry
+
+    def _differences(self, wanted: dict[str, Wanted], dates: Sequence[str]) -> dict[tuple[str, str], Difference]:
         """Compare what is in DynamoDB with what is wanted, by table and date, reading in parallel."""
-        by_date: dict[tuple[str, str], dict[Key, tuple[Item, tuple[Item, bytes]]]] = {
-            (table, date): {} for table in wanted for date in dates
-        }
+        by_date: dict[tuple[str, str], Wanted] = {(table, date): {} for table in wanted for date in dates}
         for table, found in wanted.items():
-            for key, value in found.items():
-                by_date[table, str(key[0])][key] = (value[0], value)
+            for key, item in found.items():
+                by_date[table, str(key[0])][key] = item
         layouts = self._layouts()
 
-        def compare(place: tuple[str, str]) -> Difference[tuple[Item, bytes]]:
+        def compare(place: tuple[str, str]) -> Difference:
             self.lease.check()
             layout = layouts[place[0]]
             return difference(by_date[place], self._query(layout, place[1]), layout)
 
         with ThreadPoolExecutor(self._settings.writer.workers, thread_name_prefix="read-back") as pool:
-            return dict(zip(by_date, pool.map(compare, by_date)))
+            return dict(zip(by_date, pool.map(compare, by_date), strict=True))
 
     def _query(self, layout: TableLayout, date: str) -> Iterable[Item]:
         pages = self._client.get_paginator("query").paginate(
@@ -263,22 +271,24 @@ def deliver(
     endpoint_url: str | None = None,
     *,
     adopt_lake: bool = False,
-) -> Outcome:
+) -> DeliveryResult:
     """Deliver the export of a run, or the latest undelivered one, completely.
 
     Args:
         lake: from `open_lake`.
         run_id: the run, or `latest`.
-        settings: from `load_settings`.
+        settings: from `load_delivery_settings`.
         endpoint_url: of DynamoDB, when it isn't the one of the environment.
         adopt_lake: also deliver when another lake has written to these tables, or a higher export_seq has begun.
 
     Raises:
-        PipelineError: one of the package's errors; run it again when its cause is mended.
+        AppError: one of the package's errors; run it again when its cause is mended.
     """
-    export = latest_undelivered(lake) if run_id == LATEST else read_manifest(lake, run_id)
+    export = latest_undelivered(lake) if run_id == LATEST else read_export(lake, run_id)
     if export is None:
-        return Outcome("nothing_to_deliver", "nothing to deliver: the newest export is delivered, or there is none")
+        return DeliveryResult(
+            "nothing_to_deliver", "nothing to deliver: the newest export is delivered, or there is none"
+        )
     set_log_context(run_id=export.run_id)
     delivery = Delivery(lake, export, settings, endpoint_url)
     try:
@@ -286,9 +296,9 @@ def deliver(
     except SupersededError as error:
         if delivery.has_written:
             mend_newer(lake, error, settings, endpoint_url)
-        return Outcome("superseded", str(error), export.run_id, export.export_seq)
+        return DeliveryResult("superseded", str(error), export.run_id, export.export_seq)
     message = f"export {export.export_seq} of run {export.run_id} is delivered"
-    return Outcome("delivered", message, export.run_id, export.export_seq, receipt)
+    return DeliveryResult("delivered", message, export.run_id, export.export_seq, receipt)
 
 
 def mend_newer(
@@ -303,12 +313,12 @@ def mend_newer(
         newer = superseded.newer_run_id
         log("looking whether a late batch of ours changed the newer export", newer_run_id=newer)
         try:
-            export = read_manifest(lake, newer)
+            export = read_export(lake, newer)
             _all_steps(Delivery(lake, export, settings, endpoint_url), export, settings)
             return
         except SupersededError as even_newer:
             superseded = even_newer
-        except PipelineError as error:
+        except AppError as error:
             warn(f"that can't be told; to be sure, deliver run {newer} again", reason=str(error))
             return
 
@@ -335,13 +345,13 @@ def verify_and_mend(delivery: Delivery, reports: Iterable[PartReport], rounds: i
     """
     reports = list(reports)
     for _ in range(rounds):
-        differing = delivery.verify()
+        differing = delivery.verify(reports)
         if not differing:
             return reports
         for problem in (problem for problems in differing.values() for problem in problems):
             warn(f"differs from the export, writing it again: {problem}")
         reports += [delivery.write_part(number) for number in differing]
-    differing = delivery.verify()
+    differing = delivery.verify(reports)
     if differing:
         problems = [problem for found in differing.values() for problem in found]
         raise VerificationError(
@@ -358,28 +368,27 @@ def _release_quietly(delivery: Delivery) -> None:
         warn("the lease could not be given back and will run out by itself", reason=str(error))
 
 
-def _problem(exported: ExportedItem, layout: TableLayout, deliverable: Wanted) -> str | None:
-    if key_problem(exported.item, layout) is not None:
+def _problem(item: Item, layout: TableLayout, deliverable: Wanted) -> str | None:
+    if key_problem(item, layout) is not None:
         return "bad_key"
-    # A line is never shorter than what DynamoDB counts, so most need no counting.
-    if len(exported.line) > MAX_ITEM_BYTES and item_size(exported.item) > MAX_ITEM_BYTES:
+    if item_size(item) > MAX_ITEM_BYTES:
         return "too_large"
-    return "duplicate_key" if key_of(exported.item, layout) in deliverable else None
+    return "duplicate_key" if key_of(item, layout) in deliverable else None
 
 
 def _requests(
-    differences: dict[tuple[str, str], Difference[tuple[Item, bytes]]], layouts: dict[str, TableLayout]
+    differences: dict[tuple[str, str], Difference], layouts: dict[str, TableLayout]
 ) -> Iterable[WriteRequest]:
     for (table, _), found in differences.items():
         layout = layouts[table]
-        for item, line in found.puts:
-            yield put_request(layout, item, line)
+        for item in found.puts:
+            yield put_request(layout, item)
         for key in found.deletes:
             yield delete_request(layout, key)
 
 
 def _counts(
-    differences: dict[tuple[str, str], Difference[tuple[Item, bytes]]], written: dict[str, Counter[str]]
+    differences: dict[tuple[str, str], Difference], written: dict[str, Counter[str]]
 ) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for (table, _), found in differences.items():
@@ -394,7 +403,7 @@ def _counts(
 def _combined(
     reports: Iterable[PartReport], tables: list[str]
 ) -> tuple[dict[str, dict[str, int]], list[dict[str, Any]]]:
-    """Add reports up. What was there already, and what can't be delivered, is told by a part's first report."""
+    """Add reports up. What was there already is told by a part's first report; what can't be delivered, once."""
     names = ("put", "deleted", "unchanged", "requests", "retries")
     total = {table: dict.fromkeys(names, 0) for table in tables}
     undeliverable: list[dict[str, Any]] = []
@@ -405,7 +414,8 @@ def _combined(
         for table, counts in report.tables.items():
             for name in names:
                 total[table][name] += 0 if repeated and name == "unchanged" else counts[name]
-        undeliverable += [] if repeated else report.undeliverable
+        known = [(entry["table"], entry["key"]) for entry in undeliverable]
+        undeliverable += [e for e in report.undeliverable if not repeated or (e["table"], e["key"]) not in known]
     return total, undeliverable
 
 

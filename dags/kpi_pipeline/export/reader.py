@@ -11,15 +11,17 @@ import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jsonschema import Draft202012Validator
 
 from kpi_common.conf_files import load_schema
+from kpi_common.errors import UsageError
 from kpi_common.files import Folder
 from kpi_common.layout import TableLayout
-from kpi_pipeline.dynamodb.items import Item
-from kpi_pipeline.errors import ExportError, UsageError
+from kpi_common.log import warn
+from kpi_pipeline.dynamodb.items import TYPES, Item
+from kpi_pipeline.errors import ExportError
 
 SCHEMA_VERSION = 1
 FOLDER = "exports"
@@ -45,14 +47,6 @@ class Part:
     number: int
     dates: tuple[str, ...]
     files: tuple[PartFile, ...]
-
-
-@dataclass(frozen=True)
-class ExportedItem:
-    """An item and the line that it came from, which DynamoDB takes as it is."""
-
-    item: Item
-    line: bytes
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ def export_folder(run_id: str) -> str:
     return f"{FOLDER}/{run_id}"
 
 
-def read_manifest(lake: Folder, run_id: str) -> Export:
+def read_export(lake: Folder, run_id: str) -> Export:
     """Read and check the manifest of a run's export.
 
     Raises:
@@ -107,23 +101,44 @@ def read_manifest(lake: Folder, run_id: str) -> Export:
     return export
 
 
-def latest_undelivered(lake: Folder) -> Export | None:
-    """Return the complete export with the highest export_seq, or None when it (or none at all) is delivered.
+class Undelivered(NamedTuple):
+    """The export to deliver, if any, and what is wrong with others that can't be read."""
+
+    export: Export | None
+    broken: list[str]
+
+
+def find_undelivered(lake: Folder) -> Undelivered:
+    """Return the complete export with the highest export_seq; no export when it (or none at all) is delivered.
 
     An older undelivered export is contained in a newer one.
+
+    Raises:
+        ExportError: none of the undelivered exports can be read.
     """
     names: dict[str, set[str]] = {}
     for path in lake.files(FOLDER, frozenset({MANIFEST, RECEIPT})):
         _, run_id, name = path.split("/")
         names.setdefault(run_id, set()).add(name)
-    undelivered = [read_manifest(lake, run_id) for run_id, found in names.items() if found == {MANIFEST}]
-    if not undelivered:
-        return None
-    newest = max(undelivered, key=lambda export: export.export_seq)
-    delivered = (read_receipt(lake, run_id) for run_id, found in names.items() if RECEIPT in found)
-    if any(receipt["export_seq"] > newest.export_seq for receipt in delivered):
-        return None
-    return newest
+    exports, broken = [], []
+    for run_id in (run_id for run_id, found in names.items() if found == {MANIFEST}):
+        try:
+            exports.append(read_export(lake, run_id))
+        except ExportError as error:
+            warn("an export can't be read and is left out", run_id=run_id, reason=str(error))
+            broken.append(str(error))
+    receipts = [read_receipt(lake, run_id) for run_id, found in names.items() if RECEIPT in found]
+    if broken and not exports and not receipts:
+        raise ExportError("; ".join(broken))
+    newest = max(exports, key=lambda export: export.export_seq, default=None)
+    if newest is not None and any(receipt["export_seq"] > newest.export_seq for receipt in receipts):
+        newest = None
+    return Undelivered(newest, broken)
+
+
+def latest_undelivered(lake: Folder) -> Export | None:
+    """Return the export of `find_undelivered`."""
+    return find_undelivered(lake).export
 
 
 def read_receipt(lake: Folder, run_id: str) -> dict[str, Any]:
@@ -135,14 +150,14 @@ def read_receipt(lake: Folder, run_id: str) -> dict[str, Any]:
     return receipt
 
 
-def read_part(lake: Folder, export: Export, part: Part) -> dict[str, list[ExportedItem]]:
+def read_part(lake: Folder, export: Export, part: Part) -> dict[str, list[Item]]:
     """Return a part's items by table; every table is there, also with no items.
 
     Raises:
         ExportError: a file is missing, is not the one that the manifest names, or holds items of other dates.
     """
     layouts = {layout.name: layout for layout in export.tables}
-    items: dict[str, list[ExportedItem]] = {name: [] for name in layouts}
+    items: dict[str, list[Item]] = {name: [] for name in layouts}
     for file in part.files:
         path = f"{export_folder(export.run_id)}/{file.path}"
         where = lake.location(path)
@@ -265,37 +280,39 @@ def _read_lines(lake: Folder, path: str, file: PartFile) -> list[bytes]:
     return [line for line in content.split(b"\n") if line.strip()]
 
 
-def _parse_lines(lines: list[bytes], where: str) -> list[ExportedItem]:
+def _parse_lines(lines: list[bytes], where: str) -> list[Item]:
     try:  # all at once takes half as long; what is wrong with a line is found out one by one
         documents = json.loads(b"[%b]" % b",".join(lines))
     except ValueError:
         documents = []
     if len(documents) == len(lines) and all(map(_is_item, documents)):
-        return [ExportedItem(document["Item"], line) for document, line in zip(documents, lines)]
+        return [document["Item"] for document in documents]
     return [_parse_line(line, number, where) for number, line in enumerate(lines, start=1)]
 
 
 def _is_item(document: Any) -> bool:
-    """Whether a line is `{"Item": {name: {type: value}}}`."""
+    """Whether a line is `{"Item": {name: {type: value}}}` with types that layouts use."""
     if not isinstance(document, dict) or document.keys() != {"Item"} or not isinstance(document["Item"], dict):
         return False
-    return all(isinstance(value, dict) and len(value) == 1 for value in document["Item"].values())
+    values = document["Item"].values()
+    return all(isinstance(value, dict) and len(value) == 1 and value.keys() <= TYPES for value in values)
 
 
-def _parse_line(line: bytes, number: int, where: str) -> ExportedItem:
+def _parse_line(line: bytes, number: int, where: str) -> Item:
     try:
         document = json.loads(line)
     except ValueError:
         document = None
     if not _is_item(document):
-        raise ExportError(f'{where}, line {number}: not a line of DynamoDB JSON, {{"Item": {{…}}}}')
-    return ExportedItem(document["Item"], line)
+        raise ExportError(f'{where}, line {number}: not a line of DynamoDB JSON, {{"Item": {{…}}}}, of S, N and L')
+    item: Item = document["Item"]
+    return item
 
 
-def _check_dates(items: list[ExportedItem], layout: TableLayout, part: Part, where: str) -> None:
+def _check_dates(items: list[Item], layout: TableLayout, part: Part, where: str) -> None:
     name = layout.partition_key.name
-    for number, exported in enumerate(items, start=1):
-        value = exported.item.get(name, {}).get("S")
+    for number, item in enumerate(items, start=1):
+        value = item.get(name, {}).get("S")
         if value not in part.dates:
             raise ExportError(
                 f"{where}, line {number}: the partition key `{name}` is {value!r}, which is none of the part's dates. "

@@ -1,7 +1,8 @@
 """Files that are done leave the source: copied, checked, then deleted; to be interrupted and done again at any point.
 
 What is to move is read from the ledger and the source, not from one run: so what an interrupted run left is moved by
-the next. A file whose content has changed since it was processed stays where it is: it is a new one.
+the next. A file whose content has changed since it was processed stays where it is: it is a new one. So does one whose
+name is too long for S3 with what the archive puts to it.
 """
 
 from __future__ import annotations
@@ -10,29 +11,35 @@ import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
+from kpi_common.errors import MovedAwayError
 from kpi_common.log import log, warn
 from kpi_common.s3_files import ETAG_NOTE, S3Storage
-from kpi_pipeline.errors import MovedAwayError
+from kpi_common.uris import bucket_and_key
 from kpi_pipeline.files.arrivals import STREAMS, SourceFile
 from kpi_pipeline.files.claims import REJECTED, SUCCESS, ClaimLedger, Entry
-from kpi_pipeline.pipeline_settings import PipelineSettings
+from kpi_pipeline.settings import PipelineSettings
 
 AT_ONCE = 8
 REASON_SUFFIX = ".reason.json"
 SOURCE_NAME = "source-name"
 SOURCE_MODIFIED = "source-modified-at"
+MAX_KEY_BYTES = 1024  # of S3, and of an object's notes
+MAX_NOTES_BYTES = 2048
+ETAG_IN_NAME = 8  # characters
 
 
 @dataclass
 class Moved:
-    """What was moved, from name to address; what could not be because it has changed."""
+    """What was moved, from name to address; what could not be because it has changed, or why else, by name."""
 
     archived: dict[str, str] = field(default_factory=dict)
     rejected: dict[str, str] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -63,13 +70,17 @@ def move_done(
 
     def move(file: SourceFile) -> None:
         entry = entries.get(file.name)
-        if entry is None or entry.etag != file.stored.etag or entry.status not in statuses:
+        if entry is None or entry.status not in statuses or not is_to_move(file, entry):
             return
-        if entry.waits_for_songs or (entry.status == SUCCESS and file.dataset != STREAMS):
-            return  # it stays until songs come; reference data stays
+        problem = archive_problem(settings, file, entry)
+        if problem is not None:
+            warn("can't be archived, left where it is", file=file.name, reason=problem)
+            moved.left[file.name] = problem
+            return
         try:
             if entry.status == REJECTED:
-                moved.rejected[file.name] = _set_aside(buckets, settings, file, entry, (details or {}).get(file.name))
+                found = (details or {}).get(file.name)
+                moved.rejected[file.name] = _move_rejected(buckets, settings, file, entry, found)
             else:
                 moved.archived[file.name] = _archive(buckets, settings, file, entry)
         except MovedAwayError as error:
@@ -78,27 +89,44 @@ def move_done(
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(move, files))
-    log("moved", archived=len(moved.archived), rejected=len(moved.rejected), changed=len(moved.changed))
+    log("moved", archived=len(moved.archived), rejected=len(moved.rejected), left=len(moved.changed) + len(moved.left))
     return moved
 
 
+def is_to_move(file: SourceFile, entry: Entry) -> bool:
+    """Whether a file is done with this content: reference data stay, and what waits for songs until they come."""
+    if entry.etag != file.stored.etag or entry.waits_for_songs:
+        return False
+    return entry.status == REJECTED or (entry.status == SUCCESS and file.dataset == STREAMS)
+
+
+def archive_problem(settings: PipelineSettings, file: SourceFile, entry: Entry) -> str | None:
+    """Return why S3 would not take a file under its name in the archive, or None."""
+    folder, suffix = (settings.rejected, REASON_SUFFIX) if entry.status == REJECTED else (settings.archive, "")
+    key = bucket_and_key(_address(folder, file, entry.processed_on, suffix))[1]
+    size = len(key.encode()) + ETAG_IN_NAME + 1
+    if size > MAX_KEY_BYTES:
+        return f"its key in {folder} would have {size} bytes, S3 takes {MAX_KEY_BYTES}: shorten its name"
+    notes = {**_notes(file, entry), ETAG_NOTE: str(file.stored.etag)}
+    size = sum(len(name) + len(quote(value, safe="/ :+-_.")) for name, value in notes.items())
+    return f"its notes would have {size} bytes, S3 takes {MAX_NOTES_BYTES}" if size > MAX_NOTES_BYTES else None
+
+
 def _archive(buckets: S3Storage, settings: PipelineSettings, file: SourceFile, entry: Entry) -> str:
-    folder = f"s3://{settings.archive_bucket}/{settings.archive_prefix}".rstrip("/")
-    uri = _place(buckets, folder, file, entry.processed_on)
+    uri = _place(buckets, settings.archive, file, entry.processed_on)
     buckets.copy(file.stored, uri, _notes(file, entry))
     buckets.delete(file.stored)
     return uri
 
 
-def _set_aside(
+def _move_rejected(
     buckets: S3Storage,
     settings: PipelineSettings,
     file: SourceFile,
     entry: Entry,
-    told: Mapping[str, Any] | None,
+    found: Mapping[str, Any] | None,
 ) -> str:
-    folder = f"s3://{settings.archive_bucket}/{settings.rejected_prefix}".rstrip("/")
-    uri = _place(buckets, folder, file, entry.processed_on)
+    uri = _place(buckets, settings.rejected, file, entry.processed_on)
     buckets.copy(file.stored, uri, _notes(file, entry))
     reason = {
         "name": file.name,
@@ -108,7 +136,7 @@ def _set_aside(
         "etag": entry.etag,
         "size": entry.size,
         "modified_at": file.stored.modified_at.isoformat(),
-        "samples": list((told or {}).get("samples", [])),
+        "samples": list((found or {}).get("samples", [])),
     }
     buckets.write(f"{uri}{REASON_SUFFIX}", json.dumps(reason, indent=1, ensure_ascii=False).encode())
     buckets.delete(file.stored)
@@ -120,20 +148,22 @@ def _place(buckets: S3Storage, folder: str, file: SourceFile, processed_on: str)
 
     Another content of the same name on the same day gets a part of its etag into the name, so neither is lost.
     """
-    relative = file.name.partition("/")[2]
-    day = processed_on[:10] or datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    uri = f"{folder}/{file.dataset}/{day}/{relative}"
+    uri = _address(folder, file, processed_on)
     notes = buckets.notes(uri)
     if notes is None or notes.get(ETAG_NOTE) == file.stored.etag:
         return uri
-    stem, dot, suffix = relative.rpartition("/")[2].partition(".")
-    parent = relative.rpartition("/")[0]
-    name = f"{stem}.{str(file.stored.etag)[:8]}{dot}{suffix}"
-    return f"{folder}/{file.dataset}/{day}/{parent}/{name}" if parent else f"{folder}/{file.dataset}/{day}/{name}"
+    parent, _, name = uri.rpartition("/")
+    stem, dot, suffix = name.partition(".")
+    return f"{parent}/{stem}.{str(file.stored.etag)[:ETAG_IN_NAME]}{dot}{suffix}"
+
+
+def _address(folder: str, file: SourceFile, processed_on: str, suffix: str = "") -> str:
+    day = processed_on[:10] or datetime.now(UTC).strftime("%Y-%m-%d")
+    return f"{folder}/{file.dataset}/{day}/{file.name.partition('/')[2]}{suffix}"
 
 
 def _notes(file: SourceFile, entry: Entry) -> dict[str, str]:
-    """What a lost lake would need to take the file in again in the right order."""
+    """Return what a lost lake would need to take the file in again in the right order."""
     return {
         SOURCE_NAME: file.name,
         SOURCE_MODIFIED: file.stored.modified_at.isoformat(),
@@ -141,10 +171,14 @@ def _notes(file: SourceFile, entry: Entry) -> dict[str, str]:
     }
 
 
-def clean_up(buckets: S3Storage, settings: PipelineSettings, run_folder: str) -> int:
-    """Delete a run's own intermediate files, and those that runs which died long ago left; return how many."""
-    deleted = buckets.delete_folder(run_folder)
-    limit = datetime.now(timezone.utc) - timedelta(days=settings.keep_intermediate_days)
+def clean_up(buckets: S3Storage, settings: PipelineSettings, run_folder: str | None) -> int:
+    """Delete a run's own intermediate files, if named, and those that runs which died long ago left.
+
+    Returns:
+        How many files.
+    """
+    deleted = buckets.delete_folder(run_folder) if run_folder is not None else 0
+    limit = datetime.now(UTC) - timedelta(days=settings.keep_intermediate_days)
     folders: dict[str, datetime] = {}
     for stored in buckets.list_files(f"{settings.intermediate}/runs"):
         name = stored.relative.partition("/")[0]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kpi_common.files import StoredFile
+from kpi_common.errors import AppError
 from kpi_common.log import log, warn
 from kpi_common.s3_files import S3Storage
+from kpi_common.uris import StoredFile
 from kpi_pipeline.dynamodb.lease import utc_now
-from kpi_pipeline.errors import PipelineError
 from kpi_pipeline.files.claims import PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry, Liveness
-from kpi_pipeline.pipeline_settings import PipelineSettings
+from kpi_pipeline.settings import PipelineSettings
 
 STREAMS = "streams"
 REFERENCE = ("songs", "users")
@@ -39,15 +39,19 @@ class SourceFile:
 
     def to_json(self) -> dict[str, Any]:
         """Return the file's entry in a run manifest."""
-        stored = self.stored
-        return {
-            "dataset": self.dataset,
-            "name": self.name,
-            "path": stored.uri,
-            "etag": stored.etag,
-            "size": stored.size,
-            "modified_at": stored.modified_at.isoformat(),
-        }
+        return manifest_entry(self.dataset, self.name, self.stored.modified_at.isoformat(), self.stored)
+
+
+def manifest_entry(dataset: str, name: str, modified_at: str, stored: StoredFile) -> dict[str, Any]:
+    """Return a file's entry in a run manifest; name and time may be those that it had before it was archived."""
+    return {
+        "dataset": dataset,
+        "name": name,
+        "path": stored.uri,
+        "etag": stored.etag,
+        "size": stored.size,
+        "modified_at": modified_at,
+    }
 
 
 @dataclass
@@ -56,9 +60,23 @@ class Arrivals:
 
     claimed: list[SourceFile] = field(default_factory=list)
     known_reference: list[SourceFile] = field(default_factory=list)
-    leftovers: list[SourceFile] = field(default_factory=list)
+    done: list[tuple[SourceFile, Entry]] = field(default_factory=list)
     held: list[SourceFile] = field(default_factory=list)
     waiting: int = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file that could be claimed, and what the ledger says of it."""
+
+    file: SourceFile
+    entry: Entry | None
+
+    @property
+    def suspected(self) -> Entry | None:
+        """The entry of a file with which a job has died, as long as its content is the same."""
+        entry = self.entry
+        return entry if entry is not None and entry.together and entry.etag == self.file.stored.etag else None
 
 
 def list_source(buckets: S3Storage, settings: PipelineSettings) -> list[SourceFile]:
@@ -86,65 +104,96 @@ def claim_arrivals(
     run_id: str,
     settings: PipelineSettings,
     liveness: Liveness,
+    again: Collection[str] | None = None,
 ) -> Arrivals:
     """Claim for the run what is not done yet, up to the limits of a run.
 
-    What the run claimed before (the task is tried again) stays claimed.
+    Args:
+        files: of `list_source`.
+        ledger: of all files.
+        run_id: Airflow's; what the run claimed before (the task is tried again) stays claimed.
+        settings: limits.
+        liveness: of the runs that hold claims.
+        again: names in the run's own manifest when it is continued: these, and no others.
     """
-    files = list(files)
-    entries = ledger.read(file.name for file in files)
-    found = Arrivals()
-    taken_bytes = 0
-    for file in files:
-        entry = entries.get(file.name)
-        songs_came = any(claimed.dataset == "songs" for claimed in found.claimed)
-        if entry is not None and _is_done(entry, file) and not (songs_came and entry.waits_for_songs):
-            _note_done(found, file, entry)
-            continue
-        if entry is not None and entry.status == PROCESSING and entry.run_id != run_id:
-            if not liveness.is_dead(entry):
-                found.held.append(file)
-                continue
-            log("claim of a run that has ended is given up", file=file.name, run_id=entry.run_id)
-        if found.claimed and (
-            len(found.claimed) >= settings.max_files or taken_bytes + file.stored.size > settings.max_bytes
-        ):
-            found.waiting += 1
-            continue
-        wanted = Entry(file.name, PROCESSING, file.stored.etag or "", file.stored.size, run_id)
-        if ledger.claim(wanted, entry):
+    found, candidates, until_songs_come = _sort_out(
+        [file for file in files if again is None or file.name in again], ledger, run_id, liveness
+    )
+    batch = candidates if again is not None else choose_batch(candidates, settings)
+    if any(candidate.file.dataset == "songs" for candidate in batch):
+        batch = [*batch, *until_songs_come]
+    size = 0
+    for candidate in batch:
+        file, entry = candidate.file, candidate.entry
+        size += file.stored.size
+        if found.claimed and (len(found.claimed) >= settings.max_files or size > settings.max_bytes):
+            break
+        if ledger.claim(Entry(file.name, PROCESSING, str(file.stored.etag), file.stored.size, run_id), entry):
             found.claimed.append(file)
-            taken_bytes += file.stored.size
         else:
             found.held.append(file)
     if found.held:
         warn("files that another run has claimed are left to it", files=len(found.held))
+    found.waiting = max(0, len(candidates) - len(found.claimed))
     return found
 
 
-def _is_done(entry: Entry, file: SourceFile) -> bool:
-    return entry.etag == file.stored.etag and entry.status in (SUCCESS, REJECTED)
-
-
-def _note_done(found: Arrivals, file: SourceFile, entry: Entry) -> None:
-    if entry.waits_for_songs:
-        return
-    if file.dataset != STREAMS:
-        if entry.status == SUCCESS:
-            found.known_reference.append(file)
+def _sort_out(
+    files: list[SourceFile], ledger: ClaimLedger, run_id: str, liveness: Liveness
+) -> tuple[Arrivals, list[Candidate], list[Candidate]]:
+    """Return what is done or held, what could be claimed, and what could be once songs come."""
+    entries = ledger.read(file.name for file in files)
+    found, candidates, until_songs_come = Arrivals(), list[Candidate](), list[Candidate]()
+    for file in files:
+        entry = entries.get(file.name)
+        if entry is not None and entry.etag == file.stored.etag and entry.status in (SUCCESS, REJECTED):
+            if entry.waits_for_songs:
+                until_songs_come.append(Candidate(file, entry))
+            elif entry.status == SUCCESS and file.dataset != STREAMS:
+                found.known_reference.append(file)
+            else:
+                found.done.append((file, entry))
+        elif _is_held(entry, run_id, liveness):
+            found.held.append(file)
         else:
-            found.leftovers.append(file)
-    else:
-        found.leftovers.append(file)
+            candidates.append(Candidate(file, entry))
+    return found, candidates, until_songs_come
+
+
+def _is_held(entry: Entry | None, run_id: str, liveness: Liveness) -> bool:
+    if entry is None or entry.status != PROCESSING or entry.run_id == run_id:
+        return False
+    return not liveness.is_dead(entry)
+
+
+def choose_batch(candidates: list[Candidate], settings: PipelineSettings) -> list[Candidate]:
+    """Return the files of the next job: the new ones, or half of those with which a job has died.
+
+    So after some runs a file that kills jobs is alone, and the others are done. A file of songs or users that kills
+    jobs alone is never set aside: from `max_attempts` on it is tried only when there is nothing else to do.
+    """
+
+    def hopeless(candidate: Candidate) -> bool:
+        entry = candidate.suspected
+        return entry is not None and entry.together == 1 and entry.attempts >= settings.max_attempts
+
+    hopeful = [candidate for candidate in candidates if not hopeless(candidate)]
+    largest = max((c.suspected.together for c in hopeful if c.suspected is not None), default=0)
+    if not largest:
+        return hopeful or candidates[:1]
+    suspects = [c for c in hopeful if c.suspected is not None and c.suspected.together == largest]
+    batch = suspects[: max(1, largest // 2)]
+    log("a job has died with these files: they are tried apart from the others", files=len(batch), of=largest)
+    return batch
 
 
 # --- the run manifest ---
 
 
-def write_manifest(
+def write_run_manifest(
     buckets: S3Storage, settings: PipelineSettings, run_id: str, files: Iterable[SourceFile]
-) -> tuple[str, dict[str, Any]]:
-    """Write the run manifest (`conf/schemas/run_manifest.schema.json`) and return its address and content."""
+) -> dict[str, Any]:
+    """Write the run manifest (`conf/schemas/run_manifest.schema.json`) and return its content."""
     content = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
@@ -152,18 +201,32 @@ def write_manifest(
         "created_at": utc_now(),
         "files": [file.to_json() for file in files],
     }
-    uri = f"{run_folder(settings, run_id)}/{MANIFEST}"
-    buckets.write(uri, json.dumps(content, indent=1, ensure_ascii=False).encode())
-    return uri, content
-
-
-def read_manifest(buckets: S3Storage, uri: str) -> dict[str, Any]:
-    """Read a run manifest that `write_manifest` wrote."""
-    data = buckets.read(uri)
-    if data is None:
-        raise PipelineError(f"{uri} is missing: start the run again, from claim_files on")
-    content: dict[str, Any] = json.loads(data)
+    buckets.write(manifest_uri(settings, run_id), json.dumps(content, indent=1, ensure_ascii=False).encode())
     return content
+
+
+def find_run_manifest(buckets: S3Storage, settings: PipelineSettings, run_id: str) -> dict[str, Any] | None:
+    """Return the manifest that the run has written, or None."""
+    data = buckets.read(manifest_uri(settings, run_id))
+    content: dict[str, Any] | None = None if data is None else json.loads(data)
+    return content
+
+
+def read_run_manifest(buckets: S3Storage, settings: PipelineSettings, run_id: str) -> dict[str, Any]:
+    """Return the manifest that the run has written.
+
+    Raises:
+        AppError: there is none.
+    """
+    content = find_run_manifest(buckets, settings, run_id)
+    if content is None:
+        raise AppError(f"{manifest_uri(settings, run_id)} is missing: clear claim_files to make it again")
+    return content
+
+
+def manifest_uri(settings: PipelineSettings, run_id: str) -> str:
+    """Return the address of a run's manifest."""
+    return f"{run_folder(settings, run_id)}/{MANIFEST}"
 
 
 def run_folder(settings: PipelineSettings, run_id: str) -> str:

@@ -18,7 +18,7 @@ from kpi_common.log import log, warn
 from kpi_common.s3_files import S3Storage
 from kpi_pipeline.errors import InputError
 from kpi_pipeline.files.arrivals import REFERENCE, STREAMS
-from kpi_pipeline.pipeline_settings import PipelineSettings
+from kpi_pipeline.settings import PipelineSettings
 
 HEADER_BYTES = 64 * 1024
 AT_ONCE = 16
@@ -62,7 +62,7 @@ def check_header(buckets: S3Storage, file: dict[str, Any]) -> Problem | None:
         return None  # gone by now: the job says so, and the next listing too
     if file["path"].endswith(".gz"):
         try:
-            data = zlib.decompressobj(wbits=31).decompress(data, HEADER_BYTES)
+            data = _first_bytes(data)
         except zlib.error as error:
             return Problem(file["name"], f"not a gzip file: {error}")
     if not data:
@@ -74,6 +74,18 @@ def check_header(buckets: S3Storage, file: dict[str, Any]) -> Problem | None:
         return Problem(file["name"], f"the header can't be read: {error}")
     columns = load_toml(f"contracts/{file['dataset']}.toml")["columns"]
     return _compare(file["name"], names, [c["name"] for c in columns if c.get("required")])
+
+
+def _first_bytes(packed: bytes) -> bytes:
+    """Return the first bytes behind a gzip file's first ones; it may be of several parts, the first ones empty."""
+    data = b""
+    while packed and len(data) < HEADER_BYTES:
+        part = zlib.decompressobj(wbits=31)
+        data += part.decompress(packed, HEADER_BYTES - len(data))
+        packed = part.unused_data.lstrip(b"\0")
+        if not part.eof:
+            break
+    return data
 
 
 def _compare(name: str, names: list[str], required: Iterable[str]) -> Problem | None:

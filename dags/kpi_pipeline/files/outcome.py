@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jsonschema import Draft202012Validator
-
-from kpi_common.conf_files import load_schema
 from kpi_common.log import log, warn
-from kpi_common.s3_files import S3Storage
-from kpi_pipeline.errors import PipelineError
+from kpi_pipeline.files.arrivals import STREAMS
 from kpi_pipeline.files.claims import FAILED, PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry
-from kpi_pipeline.pipeline_settings import PipelineSettings
 
 SET_ASIDE = "too_many_failures"
-DEFERRED = "deferred"
+NOT_MENTIONED = "not_mentioned"
+REJECTIONS = ("rejected", "rejected_before")
+# superseded, withdrawn_before: the lake holds a newer version, or was told by hand not to hold it.
+IN_THE_LAKE = ("accepted", "already_staged", "superseded", "withdrawn_before")
 
 
 @dataclass
-class Outcome:
+class FileOutcomes:
     """Files by what was written for them; rejected ones and those set aside with their reasons."""
 
     succeeded: list[str] = field(default_factory=list)
@@ -33,43 +30,30 @@ class Outcome:
         """Return plain data."""
         return vars(self)
 
-
-def result_uri(settings: PipelineSettings, spark_run_id: str) -> str:
-    """Return where the application puts a run's result."""
-    return f"{settings.lake}/runs/{spark_run_id}/result.json"
-
-
-def read_result(buckets: S3Storage, settings: PipelineSettings, spark_run_id: str) -> dict[str, Any] | None:
-    """Return the application's result, or None where it wrote none.
-
-    Raises:
-        PipelineError: it is not what `conf/schemas/run_result.schema.json` says.
-    """
-    uri = result_uri(settings, spark_run_id)
-    data = buckets.read(uri)
-    if data is None:
-        return None
-    try:
-        result: dict[str, Any] = json.loads(data)
-    except ValueError as error:
-        raise PipelineError(f"{uri}: not valid JSON: {error}") from error
-    problem = next(iter(Draft202012Validator(load_schema("run_result")).iter_errors(result)), None)
-    if problem is not None:
-        raise PipelineError(f"{uri} breaks its schema at {problem.json_path}: {problem.message}")
-    return result
+    def note(self, entry: Entry) -> None:
+        """Count a file as its entry says."""
+        if entry.status == SUCCESS:
+            self.succeeded.append(entry.filename)
+        elif entry.status == REJECTED:
+            self.rejected[entry.filename] = entry.reason
+        else:
+            self.failed[entry.filename] = entry.reason
 
 
 def mark_processed(
     ledger: ClaimLedger, run_id: str, files: Iterable[Mapping[str, Any]], result: Mapping[str, Any]
-) -> Outcome:
-    """Write what a job that succeeded did with each file of the run manifest. Doing it again changes nothing."""
+) -> FileOutcomes:
+    """Write what a job that succeeded did with each file of the run manifest. Doing it again changes nothing.
+
+    A file that the result doesn't mention is `failed`: nothing says that it was taken in.
+    """
     done = _by_name(result)
-    outcome = Outcome()
-    for entry in _claimed(ledger, run_id, files, outcome):
-        verdict, reason, rows = _verdict(done.get(entry.filename))
-        _settle(ledger, entry, outcome, verdict, reason, rows=rows, attempts=0)
-    log("marked", succeeded=len(outcome.succeeded), failed=len(outcome.failed), rejected=len(outcome.rejected))
-    return outcome
+    outcomes = FileOutcomes()
+    for entry in _claimed(ledger, run_id, files, outcomes):
+        status, reason, rows = _verdict(done.get(entry.filename))
+        _settle(ledger, entry, outcomes, status, reason, rows=rows, attempts=0, together=0)
+    log("marked", succeeded=len(outcomes.succeeded), failed=len(outcomes.failed), rejected=len(outcomes.rejected))
+    return outcomes
 
 
 def mark_failed(
@@ -78,8 +62,8 @@ def mark_failed(
     files: Iterable[Mapping[str, Any]],
     result: Mapping[str, Any] | None,
     reason: str,
-    count_after: int | None,
-) -> Outcome:
+    max_attempts: int | None,
+) -> FileOutcomes:
     """Give the run's claims back with a reason; what the job rejected is rejected. Doing it again changes nothing.
 
     Args:
@@ -88,91 +72,87 @@ def mark_failed(
         files: of the run manifest.
         result: of the application, if it wrote one.
         reason: what the run failed of.
-        count_after: so many failed jobs set a file aside; None: it wasn't the job that failed, so it doesn't count.
+        max_attempts: that many jobs died of a streams file, at last alone, set it aside; None: no file is to blame.
     """
     done = _by_name(result) if result is not None else {}
-    outcome = Outcome()
-    for entry in _claimed(ledger, run_id, files, outcome):
-        told = done.get(entry.filename)
-        if told is not None and told["outcome"] in ("rejected", "rejected_before"):
-            _settle(ledger, entry, outcome, REJECTED, _reason(told))
-            continue
-        attempts = entry.attempts + (0 if count_after is None else 1)
-        if count_after is not None and attempts >= count_after:
-            why = f"{SET_ASIDE}: set aside after {attempts} failed jobs; the last one: {reason}"
-            _settle(ledger, entry, outcome, REJECTED, why, attempts=attempts)
+    outcomes = FileOutcomes()
+    files = list(files)
+    entries = ledger.read(file["name"] for file in files)
+    together = sum(1 for entry in entries.values() if entry.run_id == run_id)
+    for entry in _claimed(ledger, run_id, files, outcomes):
+        file = done.get(entry.filename)
+        if file is not None and file["outcome"] in REJECTIONS:
+            _settle(ledger, entry, outcomes, REJECTED, _reason(file))
+        elif max_attempts is None:
+            _settle(ledger, entry, outcomes, FAILED, reason)
         else:
-            _settle(ledger, entry, outcome, FAILED, reason, attempts=attempts)
-    log("claims given back", failed=len(outcome.failed), rejected=len(outcome.rejected))
-    return outcome
+            attempts = entry.attempts + 1
+            status, why = FAILED, reason
+            if together == 1 and attempts >= max_attempts and entry.filename.startswith(f"{STREAMS}/"):
+                status = REJECTED
+                why = f"{SET_ASIDE}: {attempts} jobs died with this file, the last with it alone: {reason}"
+            _settle(ledger, entry, outcomes, status, why, attempts=attempts, together=together)
+    log("claims given back", failed=len(outcomes.failed), rejected=len(outcomes.rejected))
+    return outcomes
 
 
-def reject(ledger: ClaimLedger, run_id: str, files: Iterable[Mapping[str, Any]], reasons: Mapping[str, str]) -> Outcome:
+def reject(
+    ledger: ClaimLedger, run_id: str, files: Iterable[Mapping[str, Any]], reasons: Mapping[str, str]
+) -> FileOutcomes:
     """Reject claimed files before any job, with the reasons by name; the others keep their claim."""
-    outcome = Outcome()
-    for entry in _claimed(ledger, run_id, files, outcome):
+    outcomes = FileOutcomes()
+    for entry in _claimed(ledger, run_id, files, outcomes):
         if entry.filename in reasons:
-            _settle(ledger, entry, outcome, REJECTED, reasons[entry.filename])
-    return outcome
+            _settle(ledger, entry, outcomes, REJECTED, reasons[entry.filename])
+    return outcomes
 
 
-def _claimed(ledger: ClaimLedger, run_id: str, files: Iterable[Mapping[str, Any]], outcome: Outcome) -> Iterable[Entry]:
+def _claimed(
+    ledger: ClaimLedger, run_id: str, files: Iterable[Mapping[str, Any]], outcomes: FileOutcomes
+) -> Iterable[Entry]:
     """Yield the ledger's entries that this run has claimed, with the content that its manifest names."""
     files = list(files)
     entries = ledger.read(file["name"] for file in files)
     for file in files:
         entry = entries.get(file["name"])
         if entry is None or entry.run_id != run_id or entry.etag != file["etag"]:
-            outcome.not_ours.append(file["name"])
+            outcomes.not_ours.append(file["name"])
         elif entry.status == PROCESSING:
             yield entry
         else:  # done by an earlier try of this task
-            _note(outcome, entry)
+            outcomes.note(entry)
 
 
-def _note(outcome: Outcome, entry: Entry) -> None:
-    if entry.status == SUCCESS:
-        outcome.succeeded.append(entry.filename)
-    elif entry.status == REJECTED:
-        outcome.rejected[entry.filename] = entry.reason
-    else:
-        outcome.failed[entry.filename] = entry.reason
-
-
-def _settle(ledger: ClaimLedger, entry: Entry, outcome: Outcome, status: str, reason: str, **changes: Any) -> None:
+def _settle(
+    ledger: ClaimLedger, entry: Entry, outcomes: FileOutcomes, status: str, reason: str, **changes: Any
+) -> None:
     if not ledger.settle(entry, status, reason=reason, **changes):
         warn("another run has claimed this file meanwhile; its entry is left alone", file=entry.filename)
-        outcome.not_ours.append(entry.filename)
-        return
-    if status == SUCCESS:
-        outcome.succeeded.append(entry.filename)
+        outcomes.not_ours.append(entry.filename)
+    elif status == SUCCESS:
+        outcomes.succeeded.append(entry.filename)
     elif status == REJECTED:
-        outcome.rejected[entry.filename] = reason
+        outcomes.rejected[entry.filename] = reason
         warn("file rejected", file=entry.filename, reason=reason)
     else:
-        outcome.failed[entry.filename] = reason
+        outcomes.failed[entry.filename] = reason
 
 
 def _by_name(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return what the result tells of files by name; those that are staged already are not told of."""
-    told: dict[str, Mapping[str, Any]] = {file["name"]: file for file in result.get("passed_over", [])}
-    told.update({file["name"]: file for file in result["files"]})
-    return told
+    """Return what the result says of files, by name."""
+    return {file["name"]: file for file in (*result.get("passed_over", []), *result["files"])}
 
 
 def _verdict(file: Mapping[str, Any] | None) -> tuple[str, str, int | None]:
     """Return status, reason and rows for a file of a job that succeeded."""
     if file is None:
-        return SUCCESS, "already staged", None
+        return FAILED, f"{NOT_MENTIONED}: the job's result doesn't mention this file", None
     outcome = file["outcome"]
-    if outcome == "accepted":
-        return SUCCESS, "", file["rows"]
-    if outcome in ("rejected", "rejected_before"):
+    if outcome in IN_THE_LAKE:
+        return SUCCESS, "" if outcome == "accepted" else outcome, file.get("rows")
+    if outcome in REJECTIONS:
         return REJECTED, _reason(file), file.get("rows") or None
-    if outcome in ("missing", "changed", DEFERRED):
-        return FAILED, _reason(file), None  # the next listing takes it as it is then
-    # superseded, withdrawn_before: the lake holds a newer version, or was told by hand not to hold it
-    return SUCCESS, outcome, None
+    return FAILED, _reason(file), None  # missing, changed, deferred: the next listing takes it as it is then
 
 
 def _reason(file: Mapping[str, Any]) -> str:

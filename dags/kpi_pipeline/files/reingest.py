@@ -12,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
-from kpi_common.files import StoredFile, is_s3, storage_for
+from kpi_common.errors import UsageError
+from kpi_common.files import storage_for
 from kpi_common.log import warn
 from kpi_common.s3_files import S3Storage
+from kpi_common.uris import StoredFile, is_s3
 from kpi_pipeline.dynamodb.lease import utc_now
-from kpi_pipeline.errors import UsageError
 from kpi_pipeline.files.archive import SOURCE_MODIFIED, SOURCE_NAME
-from kpi_pipeline.files.arrivals import DATASETS, SCHEMA_VERSION, is_input
+from kpi_pipeline.files.arrivals import DATASETS, SCHEMA_VERSION, is_input, manifest_entry
 
 AT_ONCE = 32
 RUN_ID = "reingest"
@@ -55,11 +56,11 @@ def write_reingest_manifest(buckets: S3Storage, source: str, archive: str, manif
 def _archived(buckets: S3Storage, archive: str) -> Iterable[tuple[dict[str, Any], datetime]]:
     def describe(dataset: str, stored: StoredFile) -> tuple[dict[str, Any], datetime]:
         notes = buckets.notes(stored.uri) or {}
-        name, modified = notes.get(SOURCE_NAME), notes.get(SOURCE_MODIFIED)
+        name, modified = notes.get(SOURCE_NAME, ""), notes.get(SOURCE_MODIFIED, "")
         if not name or not modified:
             warn("not archived by the pipeline: taken under its own name and time", file=stored.uri)
             name, modified = f"{dataset}/{stored.relative}", stored.modified_at.isoformat()
-        return _entry(dataset, name, modified, stored), stored.modified_at
+        return manifest_entry(dataset, name, modified, stored), stored.modified_at
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield from pool.map(lambda found: describe(*found), _csv_files(buckets, archive))
@@ -68,7 +69,7 @@ def _archived(buckets: S3Storage, archive: str) -> Iterable[tuple[dict[str, Any]
 def _in_source(buckets: S3Storage, source: str) -> Iterable[tuple[dict[str, Any], datetime]]:
     for dataset, stored in _csv_files(buckets, source):
         name = f"{dataset}/{stored.relative}"
-        yield _entry(dataset, name, stored.modified_at.isoformat(), stored), stored.modified_at
+        yield manifest_entry(dataset, name, stored.modified_at.isoformat(), stored), stored.modified_at
 
 
 def _csv_files(buckets: S3Storage, uri: str) -> Iterable[tuple[str, StoredFile]]:
@@ -76,14 +77,3 @@ def _csv_files(buckets: S3Storage, uri: str) -> Iterable[tuple[str, StoredFile]]
         for stored in buckets.list_files(f"{uri.rstrip('/')}/{dataset}"):
             if is_input(stored.relative):
                 yield dataset, stored
-
-
-def _entry(dataset: str, name: str, modified_at: str, stored: StoredFile) -> dict[str, Any]:
-    return {
-        "dataset": dataset,
-        "name": name,
-        "path": stored.uri,
-        "etag": stored.etag,
-        "size": stored.size,
-        "modified_at": modified_at,
-    }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kpi_common.files import StoredFile
+from kpi_common.errors import UsageError
 from kpi_common.s3_files import S3Storage
-from kpi_pipeline.errors import UsageError
+from kpi_common.uris import StoredFile
 from kpi_pipeline.files.archive import REASON_SUFFIX, SOURCE_NAME
 from kpi_pipeline.files.claims import REJECTED, ClaimLedger
 
@@ -20,22 +20,36 @@ def release(buckets: S3Storage, ledger: ClaimLedger, source: str, rejected: str,
         state = "not in the ledger" if entry is None else entry.status
         raise UsageError(f"{name} is {state}: only a rejected file can be released")
     target = f"{source.rstrip('/')}/{name}"
-    there = buckets.find(target)
-    aside = _set_aside(buckets, rejected, name, entry.etag)
-    if there is not None and there.etag != entry.etag:
-        raise UsageError(f"{target} is there with other content: the next run takes that")
-    if there is None and aside is None:
+    present = buckets.find(target)
+    moved = _find_rejected(buckets, rejected, name, entry.etag)
+    if present is not None and present.etag != entry.etag:
+        raise UsageError(f"{target} has other content by now: the next run takes that")
+    if present is None and moved is None:
         raise UsageError(f"{name} is neither in {source} nor in {rejected}")
-    if there is None and aside is not None:
-        buckets.copy(aside, target, {})
+    if present is None and moved is not None:
+        buckets.copy(moved, target, {})
     ledger.forget(name)
-    if aside is not None:
-        buckets.delete(aside)
-        buckets.delete_object(f"{aside.uri}{REASON_SUFFIX}")
+    if moved is not None:
+        buckets.delete(moved)
+        buckets.delete_object(f"{moved.uri}{REASON_SUFFIX}")
     return "the next run takes it again"
 
 
-def _set_aside(buckets: S3Storage, rejected: str, name: str, etag: str) -> StoredFile | None:
+def rejected_for(ledger: ClaimLedger, reason: str) -> list[str]:
+    """Return the names of all files that were rejected for a reason, such as `too_many_failures`.
+
+    Raises:
+        UsageError: there is none; the message has the reasons that there are.
+    """
+    entries = ledger.with_status(REJECTED)
+    names = [entry.filename for entry in entries if entry.reason.partition(":")[0] == reason]
+    if not names:
+        known = sorted({entry.reason.partition(":")[0] for entry in entries})
+        raise UsageError(f"no file is rejected for {reason}; the reasons are: {', '.join(known) or 'none'}")
+    return names
+
+
+def _find_rejected(buckets: S3Storage, rejected: str, name: str, etag: str) -> StoredFile | None:
     """Return the file among the rejected ones, the newest of that name and content."""
     dataset, _, relative = name.partition("/")
     stem = relative.rpartition("/")[2].partition(".")[0]

@@ -1,7 +1,14 @@
+import jsonschema
 import pytest
 
-from kpi_pipeline.errors import UsageError
-from kpi_pipeline.pipeline_settings import PipelineSettings, load_pipeline_settings
+from kpi_common.errors import UsageError
+from kpi_pipeline.settings import (
+    PipelineSettings,
+    load_alert_settings,
+    load_pipeline_settings,
+    param_schemas,
+    settings_variable,
+)
 
 NEEDED = {
     "bucket_name": "my-bucket",
@@ -49,3 +56,54 @@ def test_objects_and_lists_can_be_text_as_in_a_variable() -> None:
 def test_a_run_carries_them_as_plain_data() -> None:
     settings = load_pipeline_settings({**NEEDED, "alert_emails": "a@x"}.get)
     assert PipelineSettings(**settings.to_json()) == settings
+
+
+@pytest.mark.parametrize("text", ["{'job_settings': {}}", '["a"]', "7", "{"])
+def test_a_variable_that_is_no_json_object_is_named_with_the_mend(text: str) -> None:
+    with pytest.raises(UsageError, match=r"Variable music_streaming_pipeline is not a JSON object.*double quotes"):
+        settings_variable(text)
+
+
+def test_a_variable_that_is_not_set_has_nothing() -> None:
+    assert settings_variable(None) == settings_variable("") == {}
+    assert settings_variable('{"max_files": 7}') == {"max_files": 7}
+
+
+@pytest.mark.parametrize("name", ["spark.hadoop.x.password", "spark.ssl.keyPassword", "spark.my.api_token"])
+def test_a_secret_does_not_go_by_settings(name: str) -> None:
+    with pytest.raises(UsageError, match="Secrets Manager") as error:
+        load_pipeline_settings({**NEEDED, "spark_conf": {name: "hunter2"}}.get)
+    assert "hunter2" not in str(error.value)
+    by_reference = {name: "EMR.secret@arn:aws:secretsmanager:eu-central-1:123456789012:secret:x"}
+    assert load_pipeline_settings({**NEEDED, "spark_conf": by_reference}.get).spark_conf == by_reference
+
+
+def test_who_hears_of_a_run_is_known_without_the_other_settings() -> None:
+    assert load_alert_settings({"alert_emails": "a@x", "max_files": "wrong"}.get).alert_emails == ("a@x",)
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "wrong"),
+    [
+        ("max_executors", [None, 3], [0, "three", 1.5]),
+        ("driver_cores", [None, 4], [3, "4 cores"]),
+        ("driver_memory", [None, "14g"], ["14", "14 GB"]),
+        ("adopt_lake", [None, True], ["yes"]),
+        ("job_settings", [None, {"a": 1}], [7]),
+        ("alert_emails", [None, "a@x, b@x"], [7]),
+        ("execution_role_arn", [None, "arn:aws:iam::123456789012:role/x"], ["nobody"]),
+    ],
+)
+def test_the_run_form_refuses_wrong_values(name: str, good: list[object], wrong: list[object]) -> None:
+    validator = jsonschema.Draft202012Validator(param_schemas()[name])
+    assert all(validator.is_valid(value) for value in good)
+    assert not any(validator.is_valid(value) for value in wrong)
+
+
+def test_every_param_says_what_it_is() -> None:
+    schemas = param_schemas()
+    assert schemas.keys() == PipelineSettings.model_fields.keys()
+    for name, schema in schemas.items():
+        assert schema["description"], name
+        assert schema["section"], name
+    assert schemas["max_files"]["description"].endswith("(default: 5000)")

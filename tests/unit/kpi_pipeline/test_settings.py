@@ -7,24 +7,24 @@ from pathlib import Path
 import pytest
 
 from kpi_common.conf_files import CONF_DIR_VARIABLE
+from kpi_common.errors import UsageError
 from kpi_pipeline.dynamodb.tables import processed_streams_layout, status_layout
-from kpi_pipeline.errors import UsageError
-from kpi_pipeline.settings import DeliverySettings, load_settings
+from kpi_pipeline.settings import DeliverySettings, load_delivery_settings
 
 PACKAGE = Path(__file__).resolve().parents[3] / "dags" / "kpi_pipeline"
 
 
 def test_the_file_and_the_defaults_agree() -> None:
-    assert load_settings() == DeliverySettings()
+    assert load_delivery_settings() == DeliverySettings()
 
 
 def test_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUSIC_KPIS_DYNAMODB_WORKERS", "3")
     monkeypatch.setenv("MUSIC_KPIS_DYNAMODB_PREFIX", "dev-")
-    settings = load_settings(workers=5)
+    settings = load_delivery_settings(workers=5)
     assert settings.writer.workers == 5
     assert settings.table_name("T") == "dev-T"
-    assert load_settings().writer.workers == 3
+    assert load_delivery_settings().writer.workers == 3
 
 
 @pytest.mark.parametrize(
@@ -39,27 +39,27 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_errors_name_the_setting(overrides: dict[str, object], told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        load_settings(**overrides)
+        load_delivery_settings(**overrides)
 
 
 def test_unknown_settings_and_missing_files_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CONF_DIR_VARIABLE, str(tmp_path))
     with pytest.raises(UsageError, match=r"operations\.toml: configuration file not found"):
-        load_settings()
+        load_delivery_settings()
     (tmp_path / "dynamodb").mkdir()
     (tmp_path / "dynamodb" / "operations.toml").write_text("[writer]\nwrokers = 3\n", "utf-8")
     with pytest.raises(UsageError, match=r"writer\.wrokers: Extra inputs are not permitted"):
-        load_settings()
+        load_delivery_settings()
     (tmp_path / "dynamodb" / "operations.toml").write_text("[writer\n", "utf-8")
     with pytest.raises(UsageError, match="not valid TOML"):
-        load_settings()
+        load_delivery_settings()
     monkeypatch.setenv(CONF_DIR_VARIABLE, str(tmp_path / "none"))
     with pytest.raises(UsageError, match="there is no such folder"):
-        load_settings()
+        load_delivery_settings()
 
 
 def test_layouts_of_the_pipelines_own_tables() -> None:
-    settings = load_settings()
+    settings = load_delivery_settings()
     assert [(key.name, key.type) for key in status_layout(settings).keys] == [("date", "S")]
     assert [(key.name, key.type) for key in processed_streams_layout(settings).keys] == [("filename", "S")]
 

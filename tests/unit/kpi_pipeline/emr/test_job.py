@@ -1,61 +1,14 @@
-import re
+"""Jobs that are alive, and what a failure says; EMR's client is replaced by one that knows a few jobs."""
+
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from kpi_pipeline.emr import job as spark_job
-from kpi_pipeline.files.arrivals import safe_name
-from kpi_pipeline.pipeline_settings import PipelineSettings, load_pipeline_settings
+from kpi_pipeline.emr import job as emr_job
+from kpi_pipeline.emr.request import job_name
 
-RUN_IDS = [
-    "manual__2024-06-25T00:00:00+00:00",
-    "scheduled__2024-06-25T00:00:00+00:00_a.very-long_id" * 5,
-    "von Hand: Ümläute / & Leerzeichen",
-    "..",
-]
-
-
-@pytest.fixture
-def settings() -> PipelineSettings:
-    role = "arn:aws:iam::123456789012:role/job"
-    return load_pipeline_settings({"bucket_name": "b-1", "emr_application_id": "app", "execution_role_arn": role}.get)
-
-
-@pytest.mark.parametrize("run_id", RUN_IDS)
-def test_tokens_are_what_emr_takes_and_differ_by_run_and_try(run_id: str) -> None:
-    tokens = {spark_job.client_token(one, number) for one in (run_id, run_id + "x") for number in (1, 2, 11)}
-    assert len(tokens) == 6
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", token) for token in tokens)
-    assert spark_job.client_token(run_id, 1) == spark_job.client_token(run_id, 1)
-
-
-@pytest.mark.parametrize("run_id", RUN_IDS)
-def test_run_ids_are_what_the_application_takes(run_id: str) -> None:
-    for number in (1, 2):
-        name = spark_job.spark_run_name(run_id, number)
-        assert re.fullmatch(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._~:+=@-]{0,199}", name)
-    assert spark_job.spark_run_name(run_id, 1) == safe_name(run_id)
-
-
-def test_the_request_has_one_attempt_a_timeout_and_a_token(settings: PipelineSettings) -> None:
-    request = spark_job.job_request(settings, "run-1", 2, "s3://b-1/m.json")
-    assert request.config["retryPolicy"] == {"maxAttempts": 1}
-    assert request.config["executionTimeoutMinutes"] == 120
-    assert request.config["clientToken"] == spark_job.client_token("run-1", 2)
-    submit = request.job_driver["sparkSubmit"]
-    assert submit["entryPoint"].startswith("local:///")
-    assert submit["entryPointArguments"][:3] == ["run", "--manifest", "s3://b-1/m.json"]
-    assert spark_job.spark_run_of({"jobDriver": request.job_driver}) == request.spark_run_id == "run-1.t2"
-    logs = request.configuration_overrides["monitoringConfiguration"]["s3MonitoringConfiguration"]["logUri"]
-    assert logs == "s3://b-1/logs/emr"
-
-
-def test_sizes_and_own_properties_come_after_the_common_ones(settings: PipelineSettings) -> None:
-    larger = settings.model_copy(update={"executor_memory": "30g", "spark_conf": {"spark.x": "a b"}})
-    parameters = spark_job.submit_parameters(larger)
-    assert "--conf spark.executor.memory=30g" in parameters
-    assert "--conf 'spark.x=a b'" in parameters
-    assert "--conf spark.jars=/usr/share/aws/delta/lib/delta-spark.jar" in parameters
+LAKE = "s3://b-1/lake"
 
 
 class Emr:
@@ -71,46 +24,110 @@ class Emr:
     def paginate(self, applicationId: str, states: list[str]) -> list[dict[str, Any]]:  # noqa: N803, ARG002
         return [{"jobRuns": [job for job in self.jobs.values() if job["state"] in states]}]
 
-    def get_job_run(self, applicationId: str, jobRunId: str) -> dict[str, Any]:  # noqa: N803, ARG002
+    def get_job_run(self, applicationId: str, jobRunId: str) -> dict[str, Any]:  # noqa: N803
         job = self.jobs[jobRunId]
         if job["state"] == "CANCELLING":
             job["polls"] = job.get("polls", 0) + 1
             if job["polls"] > 2:
                 job["state"] = "CANCELLED"
-        return {"jobRun": dict(job)}
+        return {"jobRun": {**job, "jobRunId": jobRunId, "applicationId": applicationId}}
 
     def cancel_job_run(self, applicationId: str, jobRunId: str) -> None:  # noqa: N803, ARG002
         self.cancelled.append(jobRunId)
         self.jobs[jobRunId]["state"] = "CANCELLING"
 
 
-def job(job_id: str, state: str, run_id: str, created: str = "1") -> dict[str, Any]:
-    return {"id": job_id, "state": state, "name": spark_job.job_name(run_id), "createdAt": created}
+def job(job_id: str, state: str, run_id: str, created: str = "1", lake: str = LAKE) -> dict[str, Any]:
+    submit = {"entryPointArguments": ["run", "--lake", lake, "--run-id", run_id]}
+    driver = {"sparkSubmit": submit}
+    return {"id": job_id, "state": state, "name": job_name(run_id), "createdAt": created, "jobDriver": driver}
 
 
-def test_only_live_jobs_of_this_run_are_found_the_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spark_job, "CANCEL_POLL_S", 0.0)
-    jobs = [job("a", "RUNNING", "ours"), job("b", "RUNNING", "theirs"), job("c", "FAILED", "ours")]
-    jobs += [job("d", "SUBMITTED", "ours", "2"), job("e", "CANCELLING", "ours")]
-    emr = Emr(jobs)
-    assert spark_job.live_jobs(emr, "app", "ours") == ["d", "a"]
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emr_job, "CANCEL_POLL_S", 0.0)
+
+
+def state_of(run_id: str) -> str | None:
+    return {"ours": "running", "waiting": "queued", "marked failed": "failed"}.get(run_id)
+
+
+def test_the_newest_live_job_of_this_run_is_found() -> None:
+    jobs = [job("a", "RUNNING", "ours"), job("c", "FAILED", "ours"), job("d", "SUBMITTED", "ours", "2")]
+    emr = Emr([*jobs, job("e", "CANCELLING", "ours", "3")])
+    found = emr_job.live_job(emr, "app", job_name("ours"), LAKE, state_of)
+    assert found is not None
+    assert found["jobRunId"] == "d"
     assert emr.jobs["e"]["state"] == "CANCELLED", "it has waited for that one"
+    assert emr.cancelled == []
 
 
-def test_a_cancel_waits_until_the_job_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spark_job, "CANCEL_POLL_S", 0.0)
+def test_a_job_that_an_ended_run_has_left_on_the_lake_is_cancelled_and_no_other() -> None:
+    jobs = [job("left", "RUNNING", "marked failed"), job("waits", "RUNNING", "waiting"), job("x", "RUNNING", "unknown")]
+    emr = Emr([*jobs, job("theirs", "RUNNING", "marked failed", lake="s3://other/lake")])
+    assert emr_job.live_job(emr, "app", job_name("ours"), LAKE, state_of) is None
+    assert emr.cancelled == ["left"]
+    assert emr.jobs["left"]["state"] == "CANCELLED", "it has waited for its end"
+
+
+def test_a_cancel_waits_until_the_job_is_over() -> None:
     emr = Emr([job("a", "RUNNING", "ours"), job("b", "SUCCESS", "ours")])
-    assert spark_job.cancel(emr, "app", "a") == "CANCELLED"
-    assert spark_job.cancel(emr, "app", "b") == "SUCCESS"
+    assert emr_job.cancel(emr, "app", "a")["state"] == "CANCELLED"
+    assert emr_job.cancel(emr, "app", "b")["state"] == "SUCCESS"
     assert emr.cancelled == ["a"]
 
 
-def test_a_failure_tells_exit_code_reason_and_log(settings: PipelineSettings) -> None:
-    ended = {"jobRunId": "j1", "applicationId": "app", "state": "FAILED", "stateDetails": "Job failed. ExitCode: 1. x"}
-    failure = spark_job.failure_of(ended, None, settings)
+def test_a_job_is_overdue_when_emr_should_have_ended_it() -> None:
+    now = datetime.now(UTC)
+    assert not emr_job.is_overdue(now - timedelta(minutes=100), 90)
+    assert emr_job.is_overdue(now - timedelta(minutes=130), 90)
+
+
+def ended(details: str, state: str = "FAILED") -> dict[str, Any]:
+    monitoring = {"s3MonitoringConfiguration": {"logUri": "s3://b-1/logs"}}
+    return {
+        "jobRunId": "j1",
+        "applicationId": "app",
+        "state": state,
+        "stateDetails": details,
+        "configurationOverrides": {"monitoringConfiguration": monitoring},
+    }
+
+
+def result(code: str, exit_code: int = 1, step: str = "stage", message: str = "x") -> dict[str, Any]:
+    steps = [{"name": "list files"}, {"name": step}]
+    return {"exit_code": exit_code, "error": {"code": code, "message": message}, "steps": steps}
+
+
+def test_a_failure_tells_exit_code_reason_and_log() -> None:
+    failure = emr_job.failure_of(ended("Job failed. ExitCode: 1. x"), None)
     assert failure.exit_code_of_job == 1
-    assert "s3://b-1/logs/emr/applications/app/jobs/j1/SPARK_DRIVER/" in str(failure)
-    result = {"exit_code": 4, "error": {"code": "audit_failed", "message": "rows are missing"}}
-    failure = spark_job.failure_of(ended, result, settings)
+    assert "s3://b-1/logs/applications/app/jobs/j1/SPARK_DRIVER/" in str(failure)
+    failure = emr_job.failure_of(ended("Job failed. ExitCode: 1. x"), result("audit_failed", 4, message="rows missing"))
     assert failure.exit_code_of_job == 4
-    assert "audit_failed: rows are missing" in str(failure)
+    assert "audit_failed: rows missing" in str(failure)
+
+
+@pytest.mark.parametrize(
+    ("found", "of_result", "blamed"),
+    [
+        (ended("Job failed. ExitCode: 52. java.lang.OutOfMemoryError: Java heap space"), None, True),
+        (ended("Job failed. ExitCode: 137."), None, True),
+        (ended("ExitCode: 1"), result("unexpected"), True),
+        (ended("ExitCode: 1"), result("unexpected", step="publish KPIs"), False),
+        (ended("ExitCode: 1"), result("unexpected", message="No space left on device"), False),
+        (ended("ExitCode: 1"), result("lake_locked"), False),
+        (ended("ExitCode: 1"), result("lock_lost"), False),
+        (ended("ExitCode: 2"), result("usage", 2), False),
+        (ended("ExitCode: 4"), result("audit_failed", 4), False),
+        (ended("Job failed to start: ErrImagePull"), None, False),
+        (ended("ExitCode: 1. Could not load credentials"), None, False),
+        (ended("The job exceeded the maximum capacity quota"), None, False),
+        (ended("Job run was cancelled. ExitCode: 143", "CANCELLED"), None, False),
+    ],
+    ids=lambda value: value["stateDetails"][:30] if isinstance(value, dict) and "stateDetails" in value else None,
+)
+def test_files_are_blamed_only_where_the_application_died_while_judging_them(
+    found: dict[str, Any], of_result: dict[str, Any] | None, blamed: bool
+) -> None:
+    assert emr_job.failure_of(found, of_result).blames_files is blamed

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from kpi_common.errors import AppError, UsageError
 from kpi_common.files import open_lake
-from kpi_pipeline.errors import ExportError, PipelineError, UsageError
-from kpi_pipeline.export.reader import check_files, latest_undelivered, read_manifest, read_part
+from kpi_pipeline.errors import ExportError
+from kpi_pipeline.export.reader import check_files, find_undelivered, latest_undelivered, read_export, read_part
 from tests.support.export_files import DAILY, HOURLY, TABLES, change_manifest, write_export
 
 DAY = {DAILY: [{"date": "2024-06-01", "genre": "東京\u2028\u0085", "n": 1}], HOURLY: []}
@@ -23,16 +24,16 @@ def manifest_of(lake: Path) -> dict[str, Any]:
 
 def check(lake: Path) -> None:
     opened = open_lake(str(lake))
-    check_files(opened, read_manifest(opened, "run-1"))
+    check_files(opened, read_export(opened, "run-1"))
 
 
 def test_a_complete_export_is_read(tmp_path: Path) -> None:
     write_export(tmp_path, 1, DAYS)
     lake = open_lake(str(tmp_path))
-    export = read_manifest(lake, "run-1")
+    export = read_export(lake, "run-1")
     assert (export.dates, export.items, len(export.parts)) == (("2024-06-01", "2024-06-02"), 1, 1)
     items = read_part(lake, export, export.part(0))
-    assert [exported.item["genre"] for exported in items[DAILY]] == [{"S": "東京\u2028\u0085"}]
+    assert [item["genre"] for item in items[DAILY]] == [{"S": "東京\u2028\u0085"}]
     assert items[HOURLY] == []
     assert read_part(open_lake(f"file://{tmp_path}"), export, export.part(0)) == items
     with pytest.raises(UsageError, match="has no part 1"):
@@ -154,7 +155,7 @@ def test_latest_is_the_undelivered_one_with_the_highest_number(tmp_path: Path) -
 @pytest.mark.parametrize("run_id", ["", "a/b", "..", "a\\b"])
 def test_run_ids_are_no_paths(tmp_path: Path, run_id: str) -> None:
     with pytest.raises(UsageError, match="is no run id"):
-        read_manifest(open_lake(str(tmp_path)), run_id)
+        read_export(open_lake(str(tmp_path)), run_id)
 
 
 @pytest.mark.parametrize("uri", ["nowhere/at/all", "gs://bucket/x", "s3:///x"])
@@ -166,7 +167,7 @@ def test_lakes_that_cannot_be(uri: str) -> None:
 def test_places_that_cannot_be_read_or_written_are_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     lake = open_lake(str(tmp_path))
-    with pytest.raises(PipelineError, match="file/receipt: can't be written: Not a directory"):
+    with pytest.raises(AppError, match="file/receipt: can't be written: Not a directory"):
         lake.write("file/receipt", b"")
     with pytest.raises(FileNotFoundError, match="file/receipt"):
         lake.read("file/receipt")
@@ -175,5 +176,18 @@ def test_places_that_cannot_be_read_or_written_are_told(tmp_path: Path) -> None:
 def test_tables_without_indexes_may_leave_them_out(tmp_path: Path) -> None:
     layout = {"partition_key": TABLES[DAILY]["partition_key"], "sort_key": None}
     write_export(tmp_path, 1, {"2024-06-01": {}}, tables={"T": layout})
-    export = read_manifest(open_lake(str(tmp_path)), "run-1")
+    export = read_export(open_lake(str(tmp_path)), "run-1")
     assert [key.name for key in export.tables[0].keys] == ["date"]
+
+
+def test_a_broken_manifest_does_not_stop_other_exports(tmp_path: Path) -> None:
+    write_export(tmp_path, 1, DAYS)
+    (tmp_path / "exports" / "run-1" / "manifest.json").write_text("{", "utf-8")
+    with pytest.raises(ExportError, match=r"run-1/manifest\.json is not valid JSON"):
+        latest_undelivered(open_lake(str(tmp_path)))
+    write_export(tmp_path, 2, DAYS, run_id="run-2")
+    found = find_undelivered(open_lake(str(tmp_path)))
+    assert found.export is not None
+    assert found.export.run_id == "run-2"
+    assert len(found.broken) == 1
+    assert "run-1/manifest.json is not valid JSON" in found.broken[0]

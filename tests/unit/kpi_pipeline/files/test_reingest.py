@@ -11,8 +11,8 @@ import pytest
 from moto import mock_aws
 
 from kpi_common.conf_files import load_schema
+from kpi_common.errors import UsageError
 from kpi_common.s3_files import S3Storage
-from kpi_pipeline.errors import UsageError
 from kpi_pipeline.files.reingest import write_reingest_manifest
 
 

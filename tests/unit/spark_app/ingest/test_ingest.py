@@ -17,12 +17,13 @@ from spark_app.ingest import discovery, preflight
 from spark_app.ingest.candidates import Candidate
 from spark_app.ingest.discovery import Listing, list_input
 from spark_app.ingest.file_ledger import Ledger, LedgerFolder
-from spark_app.ingest.ingest import choose_files, inspect_batch, open_versions, settle_files
+from spark_app.ingest.ingest import choose_files, inspect_batch, open_versions, record_skipped, settle_files
 from spark_app.ingest.preflight import Inspection
 from spark_app.ingest.trial import Batch, plan_batches
 from spark_app.lake.tables import Lake
 from spark_app.run.context import Context
 from spark_app.run.files import InputFile, Status
+from spark_app.run.result import RunResult
 from spark_app.run.state import LakeState, StateFile, TrialGroup
 from tests.unit.spark_app.builders import a_context, settings
 from tests.unit.spark_app.ingest.ledger_files import HOUR, LATER, NOON, a_file, a_version
@@ -54,9 +55,15 @@ def test_what_is_over_a_limit_waits_but_one_file_is_always_taken() -> None:
     ]
 
 
-def test_files_that_are_staged_are_only_counted() -> None:
+@pytest.mark.parametrize("manifest", [None, {"path": "s3://b/m.json", "etag": "m1"}], ids=["listing", "manifest"])
+def test_files_that_are_staged_are_only_counted_unless_a_manifest_names_them(
+    manifest: dict[str, str | None] | None,
+) -> None:
     choice = choose_files(Listing((a_file(),)), Ledger([a_version()]), settings())
-    assert (choice.files, choice.skipped, choice.skipped_counts) == ((), (), {"already_staged": 1})
+    assert (choice.files, choice.skipped_counts) == ((), {"already_staged": 1})
+    result = RunResult("run", "run", "s3://b/lake", None, NOON, manifest=manifest)
+    record_skipped(result, choice)
+    assert [entry["outcome"] for entry in result.skipped] == (["already_staged"] if manifest else [])
 
 
 def test_a_rejected_file_says_again_why_it_was() -> None:

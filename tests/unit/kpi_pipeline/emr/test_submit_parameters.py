@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kpi_pipeline.emr.conf import as_submit_parameters, spark_properties
-from kpi_pipeline.errors import UsageError
+from kpi_common.errors import UsageError
+from kpi_pipeline.emr.request import as_submit_parameters, spark_properties
 
 
 def test_the_options_for_emr_name_what_is_in_the_image() -> None:
