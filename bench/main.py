@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.compare import differences
-from bench.data import make_data
+from bench.data import Shape, make_corrections, make_data
 from bench.delivery import delivery
 from bench.ledger import ledger
 from bench.measure import BenchError, Measurement, measure
@@ -89,6 +89,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./build.sh bench", description=__doc__)
     parser.add_argument("--rows", type=int, default=20_000_000, metavar="N", help="listens (default: 20,000,000)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="runs of each way (default: 3)")
+    parser.add_argument(
+        "--shape",
+        choices=["hourly", "daily"],
+        default="hourly",
+        help="files as they arrive, 24 per day with late listens and copies (default), or one file per day",
+    )
     choices = [*(way.name for way in WAYS), *SCENARIOS]
     parser.add_argument("--only", action="append", choices=choices, help="leave the others out; may be repeated")
     return parser.parse_args(arguments)
@@ -104,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
             ways = [way for way in WAYS if way.name in chosen]
             if ways:
                 make_archive(("delta",))
-                results["side by side"] = side_by_side(ways, options.rows, options.rounds)
+                results["side by side"] = side_by_side(ways, options.rows, options.rounds, options.shape)
             for name, scenario in SCENARIOS.items():
                 if name in chosen:
                     results[name] = scenario(options)
@@ -129,9 +135,9 @@ def machine() -> dict[str, Any]:
 # --- the ways side by side ---
 
 
-def side_by_side(ways: Sequence[Way], listens: int, rounds: int) -> dict[str, Any]:
+def side_by_side(ways: Sequence[Way], listens: int, rounds: int, shape: Shape) -> dict[str, Any]:
     """Run all ways `rounds` times in alternation; results are compared once, in the first round."""
-    source = data(listens, DAYS if listens >= SMALL else 1)
+    source = data(listens, DAYS if listens >= SMALL else 1, shape)
     left_out = [way for way in ways if way.most is not None and listens > way.most]
     for way in left_out:
         say(f"{way.name} is left out: it holds all listens in memory, and is tried with up to {way.most:,}")
@@ -153,17 +159,18 @@ def side_by_side(ways: Sequence[Way], listens: int, rounds: int) -> dict[str, An
     plot(listens, runs)
     return {
         "listens": listens,
+        "shape": shape,
         "runs": {name: [asdict(run) for run in of] for name, of in runs.items()},
         "steps": steps,
     }
 
 
-def data(listens: int, days: int) -> Path:
+def data(listens: int, days: int, shape: Shape) -> Path:
     """Return the folder with this input, made once."""
-    folder = FOLDER / f"data-{listens}-{days}"
+    folder = FOLDER / f"data-{listens}-{days}-{shape}"
     if not (folder / ".complete").exists():
         say(f"making {listens:,} listens over {days} days (once) …")
-    return make_data(folder, listens, days)
+    return make_data(folder, listens, days, shape=shape)
 
 
 def output(name: str) -> Path:
@@ -200,17 +207,17 @@ def steps_of(lake: Path) -> list[dict[str, Any]]:
 
 def small(options: argparse.Namespace) -> dict[str, Any]:
     """What a run of 35,000 listens costs, and a run with nothing new after it."""
-    found = side_by_side(WAYS, 35_000, options.rounds)
-    again = [run_again(35_000) for _ in range(options.rounds)]
+    found = side_by_side(WAYS, 35_000, options.rounds, options.shape)
+    again = [run_again(35_000, options.shape) for _ in range(options.rounds)]
     plain_seconds = [run["seconds"] for run in found["runs"]["plain PySpark"]]
     ratio = statistics.median(run.seconds for run in again) / statistics.median(plain_seconds)
     print(f"nothing new: {spread([run.seconds for run in again])} s, {ratio:.2f} × plain PySpark's run")
     return found | {"nothing new": [asdict(run) for run in again]}
 
 
-def run_again(listens: int) -> Measurement:
+def run_again(listens: int, shape: Shape) -> Measurement:
     """Run on the lake that the last round left."""
-    source, lake = data(listens, 1), FOLDER / "out-ours"
+    source, lake = data(listens, 1, shape), FOLDER / "out-ours"
     return measure(ours(source, lake), WAYS[0].environment(listens), FOLDER / "again.log")
 
 
@@ -218,7 +225,7 @@ def growth(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds a million listens, as their number grows."""
     found = {}
     for millions in (5, 10, 20, 50):
-        source = data(millions * 1_000_000, DAYS)
+        source = data(millions * 1_000_000, DAYS, options.shape)
         seconds = []
         for _ in range(options.rounds):
             target = output("growth")
@@ -233,7 +240,7 @@ def growth(options: argparse.Namespace) -> dict[str, Any]:
 def new_day(options: argparse.Namespace) -> dict[str, Any]:
     """What files of 55,000 listens cost: a new day on an empty lake and on a year of history, late ones of k days."""
     base = output("history")
-    run = measure(ours(data(20_000_000, 365), base), WAYS[0].environment(SMALL), FOLDER / "history.log")
+    run = measure(ours(data(20_000_000, 365, "daily"), base), WAYS[0].environment(SMALL), FOLDER / "history.log")
     say(f"the year before, 20 million listens: {run.seconds:.1f} s")
     for manifest in base.glob("exports/*/manifest.json"):  # delivered, or each run would export the year once more
         manifest.with_name("delivered.json").write_text("{}", "utf-8")
@@ -255,6 +262,24 @@ def new_day(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def corrections(options: argparse.Namespace) -> dict[str, Any]:
+    """What some files sent again with corrections cost, after a run on all of them; held against DuckDB's figures."""
+    source = data(options.rows, DAYS if options.rows >= SMALL else 1, options.shape)
+    sent_again, corrected, lake = FOLDER / "data-sent-again", FOLDER / "data-corrected", output("ours")
+    for folder in (sent_again, corrected):
+        shutil.rmtree(folder, ignore_errors=True)
+    make_corrections(source, sent_again, corrected)
+    first = measure(ours(source, lake), WAYS[0].environment(options.rows), FOLDER / "corrections.log")
+    again = measure(ours(sent_again, lake), WAYS[0].environment(options.rows), FOLDER / "corrections.log")
+    measure(duckdb(corrected, output("DuckDB")), WAYS[2].environment(options.rows), FOLDER / "corrections.log")
+    found = differences(lake, FOLDER / "out-duckdb")
+    if found:
+        raise BenchError(f"after corrections, DuckDB finds other figures than ours: {'; '.join(found)}")
+    for case, run in {"all files": first, "some of them sent again": again}.items():
+        print(f"{case}: {run.seconds:.1f} s, {run.cpu_seconds:.0f} CPU s; same figures as DuckDB after both")
+    return {"first": asdict(first), "sent again": asdict(again)}
+
+
 def the_day_after() -> Path:
     """Return an input with the day that follows the year, and the same songs and users."""
     return make_data(FOLDER / "data-day-after", OF_A_DAY, 1, date(2027, 1, 1))
@@ -269,6 +294,7 @@ SCENARIOS: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "small": small,
     "growth": growth,
     "new-day": new_day,
+    "corrections": corrections,
     "delivery": delivery,
     "ledger": ledger,
 }
