@@ -13,6 +13,8 @@ COMPARED = {
     "top_genres": "listen_date, rank, track_genre, listen_count",
     "hourly": "listen_hour, listen_count, unique_listeners, unique_tracks",
     "hourly_top_artists": "listen_hour, rank, artist, play_count",
+    "hourly_top_albums": "listen_hour, rank, album_name, play_count",
+    "daily_country": "listen_date, country, listen_count, unique_listeners, total_listening_time_ms",
 }
 
 # Instants as microseconds, as some ways write them with a time zone and some without.

@@ -1,6 +1,6 @@
-"""The same work by DuckDB in one process: rows checked, bad ones set aside, de-duplicated, staged, all five tables.
+"""The same work by DuckDB in one process: rows checked, bad ones set aside, de-duplicated, staged, all tables.
 
-`python -m bench.duckdb_job INPUT OUTPUT [MEMORY [kpis]]`; with `kpis`, nothing but the five tables is written.
+`python -m bench.duckdb_job INPUT OUTPUT [MEMORY [kpis]]`; with `kpis`, nothing but the KPI tables is written.
 """
 
 import sys
@@ -24,8 +24,8 @@ SET TimeZone = 'UTC';
 SET preserve_insertion_order = false;
 CREATE TABLE songs AS
     SELECT * EXCLUDE (place) FROM (
-        SELECT track_id, id::BIGINT AS id, track_genre, track_name, artists, coalesce(popularity, 0) AS popularity,
-            duration_ms, row_number() OVER (PARTITION BY track_id, track_genre
+        SELECT track_id, id::BIGINT AS id, track_genre, track_name, artists, album_name,
+            coalesce(popularity, 0) AS popularity, duration_ms, row_number() OVER (PARTITION BY track_id, track_genre
                 ORDER BY coalesce(popularity, 0) DESC, id) AS place
         FROM read_csv('$source/songs/*.csv', header = true)
         WHERE track_id IS NOT NULL AND artists IS NOT NULL AND track_name IS NOT NULL AND track_genre IS NOT NULL
@@ -36,8 +36,9 @@ CREATE TABLE tracks AS
         SELECT *, row_number() OVER (PARTITION BY track_id ORDER BY popularity DESC, track_genre) AS place FROM songs)
     WHERE place = 1;
 COPY songs TO '$target/staged/songs.parquet';
-COPY (SELECT user_id FROM read_csv('$source/users/*.csv', header = true) WHERE user_id IS NOT NULL)
-    TO '$target/staged/users.parquet';
+CREATE TABLE users AS
+    SELECT user_id, user_country FROM read_csv('$source/users/*.csv', header = true) WHERE user_id IS NOT NULL;
+COPY users TO '$target/staged/users.parquet';
 CREATE VIEW checked AS
     SELECT trim(user_id) AS user_text, trim(track_id) AS track_text, trim(listen_time) AS time_text, filename,
         TRY_CAST(user_text AS BIGINT) AS user_id, nullif(track_text, '') AS track_id,
@@ -87,7 +88,16 @@ COPY (SELECT listen_hour, row_number() OVER (PARTITION BY listen_hour ORDER BY p
     FROM (SELECT listen_hour, artist, sum(play_count)::BIGINT AS play_count
         FROM plays JOIN (SELECT DISTINCT track_id, trim(unnest(string_split(artists, ';'))) AS artist FROM tracks)
             USING (track_id) WHERE artist <> '' GROUP BY ALL)
-    QUALIFY rank <= 5) TO '$target/kpis/hourly_top_artists.parquet'
+    QUALIFY rank <= 5) TO '$target/kpis/hourly_top_artists.parquet';
+COPY (SELECT listen_hour, row_number() OVER (PARTITION BY listen_hour ORDER BY play_count DESC, album_name) AS rank,
+        album_name, play_count
+    FROM (SELECT listen_hour, album_name, sum(play_count)::BIGINT AS play_count
+        FROM plays JOIN tracks USING (track_id) WHERE album_name IS NOT NULL GROUP BY ALL)
+    QUALIFY rank <= 5) TO '$target/kpis/hourly_top_albums.parquet';
+COPY (SELECT listen_date, coalesce(user_country, 'unknown') AS country, count(*) AS listen_count,
+        count(DISTINCT user_id) AS unique_listeners, sum(duration_ms)::BIGINT AS total_listening_time_ms
+    FROM known JOIN tracks USING (track_id) LEFT JOIN users USING (user_id) GROUP BY ALL)
+    TO '$target/kpis/daily_country.parquet'
 """
 
 

@@ -1,4 +1,4 @@
-"""The same work by pandas in one process: rows checked, bad ones set aside, de-duplicated, staged, all five tables.
+"""The same work by pandas in one process: rows checked, bad ones set aside, de-duplicated, staged, all tables.
 
 `python pandas_job.py INPUT OUTPUT`, with the packages of locks/bench.txt.
 """
@@ -51,7 +51,7 @@ def main(source: Path, target: Path) -> None:
     users = pd.concat(pd.read_csv(path) for path in sorted(source.glob("users/*.csv")))
     users[["user_id"]].to_parquet(target / "staged" / "users.parquet")
     by_popularity = songs.sort_values(["popularity", "track_genre"], ascending=[False, True])
-    tracks = by_popularity.drop_duplicates("track_id")[["track_id", "artists"]]
+    tracks = by_popularity.drop_duplicates("track_id")[["track_id", "artists", "album_name", "duration_ms"]]
     listens = read_listens(source, target)
     for day, rows in listens.groupby(DAY):
         rows.to_parquet(target / "staged" / "streams" / f"{day:%Y-%m-%d}.parquet")  # type: ignore[str-format]
@@ -86,9 +86,20 @@ def main(source: Path, target: Path) -> None:
     artists = tracks.assign(artist=tracks["artists"].str.split(";")).explode("artist")[["track_id", "artist"]]
     artists["artist"] = artists["artist"].str.strip()
     artists = artists[artists["artist"] != ""].drop_duplicates()
-    by_artist = plays.merge(artists, on="track_id").groupby([HOUR, "artist"], as_index=False)["play_count"].sum()
-    order = by_artist.sort_values(["play_count", "artist"], ascending=[False, True])
-    first_of(order, [HOUR], 5).to_parquet(target / "kpis" / "hourly_top_artists.parquet")
+    albums = tracks[["track_id", "album_name"]].dropna()
+    for table, names, name in (("hourly_top_artists", artists, "artist"), ("hourly_top_albums", albums, "album_name")):
+        by_name = plays.merge(names, on="track_id").groupby([HOUR, name], as_index=False)["play_count"].sum()
+        order = by_name.sort_values(["play_count", name], ascending=[False, True])
+        first_of(order, [HOUR], 5).to_parquet(target / "kpis" / f"{table}.parquet")
+    heard = known[[DAY, "user_id", "track_id"]].merge(tracks[["track_id", "duration_ms"]], on="track_id")
+    heard = heard.merge(users[["user_id", "user_country"]], on="user_id", how="left")
+    heard["country"] = heard["user_country"].fillna("unknown")
+    countries = heard.groupby([DAY, "country"], as_index=False).agg(
+        listen_count=("user_id", "size"),
+        unique_listeners=("user_id", "nunique"),
+        total_listening_time_ms=("duration_ms", "sum"),
+    )
+    countries.to_parquet(target / "kpis" / "daily_country.parquet")
 
 
 if __name__ == "__main__":

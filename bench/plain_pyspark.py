@@ -61,11 +61,23 @@ def main(source: str, target: str) -> None:
     tracks = songs.withColumn("place", F.row_number().over(own)).where("place = 1")
     names = tracks.select("track_id", F.explode(F.split("artists", ";")).alias("artist"))
     names = names.select("track_id", F.trim("artist").alias("artist")).where("artist <> ''").distinct()
-    artists = listens.join(names, "track_id").groupBy(
-        F.date_trunc("hour", "listen_time").alias("listen_hour"), "artist"
+    albums = tracks.select("track_id", "album_name").dropna()
+    for table, of_tracks, name in (
+        ("hourly_top_artists", names, "artist"),
+        ("hourly_top_albums", albums, "album_name"),
+    ):
+        groups = listens.join(of_tracks, "track_id").groupBy(
+            F.date_trunc("hour", "listen_time").alias("listen_hour"), name
+        )
+        most = ranked(groups.agg(F.count("*").alias("play_count")), ["listen_hour"], [F.desc("play_count"), name], 5)
+        most.write.mode("overwrite").parquet(f"{target}/{table}")
+    heard = listens.join(tracks.select("track_id", "duration_ms"), "track_id").join(users, "user_id", "left")
+    countries = heard.groupBy("listen_date", F.coalesce("user_country", F.lit("unknown")).alias("country")).agg(
+        F.count("*").alias("listen_count"),
+        F.countDistinct("user_id").alias("unique_listeners"),
+        F.sum("duration_ms").alias("total_listening_time_ms"),
     )
-    most = ranked(artists.agg(F.count("*").alias("play_count")), ["listen_hour"], [F.desc("play_count"), "artist"], 5)
-    most.write.mode("overwrite").parquet(f"{target}/hourly_top_artists")
+    countries.write.mode("overwrite").parquet(f"{target}/daily_country")
     spark.stop()
 
 

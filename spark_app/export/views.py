@@ -1,11 +1,14 @@
-"""The frames that DynamoDB items are made from: a KPI table each, and what some tables show of others."""
+"""The frames that DynamoDB items are made from: one per KPI table, and what some tables show of others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+
+from spark_app.config.dynamodb_layout import DATE_COLUMN
+from spark_app.kpis import all_kpis
 
 Kpis = Mapping[str, DataFrame]
 SEPARATOR = ", "
@@ -26,8 +29,8 @@ def daily_genre_view(kpis: Kpis) -> DataFrame:
 
 
 def top_songs_view(kpis: Kpis) -> DataFrame:
-    """Grain: (listen_date, track_genre, rank), with `genre_rank` such as `pop#1`."""
-    return kpis["top_songs"].withColumn("genre_rank", F.concat("track_genre", F.lit("#"), F.col("rank").cast("string")))
+    """Grain: (listen_date, track_genre, rank), with `genre_rank` such as `pop#1`, as layouts named it first."""
+    return kpis["top_songs"].withColumn("genre_rank", ranked_key(["track_genre", "rank"]))
 
 
 def hourly_view(kpis: Kpis) -> DataFrame:
@@ -45,12 +48,24 @@ VIEWS: Mapping[str, Callable[[Kpis], DataFrame]] = {
 
 
 def view(name: str, kpis: Kpis) -> DataFrame:
-    """Return a view by name; a KPI table that has no view of its own is its own view."""
-    return VIEWS[name](kpis) if name in VIEWS else kpis[name]
+    """Return a view by name; a KPI table that has no view of its own is its own view.
+
+    A table with ranks in groups of a date has `ranked_key` too: its key after the date in one text.
+    """
+    frame = VIEWS[name](kpis) if name in VIEWS else kpis[name]
+    keys = [kpi.key for kpi in all_kpis() if kpi.name == name and kpi.rank]
+    columns = [column for key in keys for column in key if column != DATE_COLUMN]
+    return frame.withColumn("ranked_key", ranked_key(columns)) if len(columns) > 1 else frame
+
+
+def ranked_key(columns: Sequence[str]) -> Column:
+    """Columns of a key as one text, joined by `#`; an hour as its instant, `2024-06-25T13:00:00Z#1`."""
+    hour = F.date_format("listen_hour", "yyyy-MM-dd'T'HH:mm:ss'Z'")
+    return F.concat_ws("#", *(hour if name == "listen_hour" else F.col(name).cast("string") for name in columns))
 
 
 def _in_rank_order(ranked: DataFrame, keys: list[str], lists: Mapping[str, str]) -> DataFrame:
-    """Gather ranked rows into arrays: one row a key, `lists` names array and column."""
+    """Gather ranked rows into arrays: one row per key, `lists` names array and column."""
     entries = F.array_sort(F.collect_list(F.struct("rank", *lists.values())))
     gathered = ranked.groupBy(*keys).agg(entries.alias("entries"))
     return gathered.select(*keys, *(F.col(f"entries.{column}").alias(name) for name, column in lists.items()))

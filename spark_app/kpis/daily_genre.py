@@ -7,7 +7,8 @@ from decimal import Decimal
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_app.kpis.definition import Kpi, KpiInputs, exact_ratio, ranks
+from spark_app.kpis.definition import Kpi, KpiInputs, exact_ratio
+from spark_app.kpis.top_songs import top_songs
 
 
 def daily_genre(inputs: KpiInputs) -> DataFrame:
@@ -18,9 +19,16 @@ def daily_genre(inputs: KpiInputs) -> DataFrame:
     popularity_index = sum of popularity over listens / 100. Each is one exact division, rounded half up.
     """
     keys = ["listen_date", "track_genre"]
-    most_popular = ranks(inputs.genre_days, "top_songs", "song_no").where(F.col("rank") == 1)
-    named = most_popular.join(inputs.songs.select("song_no", "track_id", "track_name"), on="song_no", how="inner")
-    return named.select(
+    sums = inputs.genre_plays.groupBy(*keys).agg(
+        F.sum("play_count").alias("listen_count"),
+        F.sum(F.col("play_count") * F.col("duration_ms")).alias("total_listening_time_ms"),
+        F.sum("duration_ms").alias("track_durations_ms"),
+        F.count("track_id").alias("tracks"),
+        F.sum(F.col("play_count") * F.col("popularity")).alias("popularity"),
+    )
+    most_popular = top_songs(inputs).where(F.col("rank") == 1)
+    figures = sums.join(inputs.genre_listeners, on=keys, how="inner").join(most_popular, on=keys, how="inner")
+    return figures.select(
         *keys,
         "listen_count",
         "unique_listeners",
@@ -28,7 +36,7 @@ def daily_genre(inputs: KpiInputs) -> DataFrame:
         exact_ratio(F.col("total_listening_time_ms"), F.col("unique_listeners") * 1000, 3).alias(
             "avg_listening_time_per_user_s"
         ),
-        exact_ratio(F.col("track_durations"), F.col("tracks"), 3).alias("avg_track_duration_ms"),
+        exact_ratio(F.col("track_durations_ms"), F.col("tracks"), 3).alias("avg_track_duration_ms"),
         (F.col("popularity").cast("decimal(18,0)") * F.lit(Decimal("0.01")))
         .cast("decimal(18,2)")
         .alias("popularity_index"),

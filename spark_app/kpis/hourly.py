@@ -5,24 +5,14 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_app.kpis.definition import Kpi, KpiInputs, each_slot, exact_ratio, sum_of_pairs, tracks_in_each_slot
+from spark_app.kpis.counting import plays_of_each_hour
+from spark_app.kpis.definition import Kpi, KpiInputs, exact_ratio
 
 
 def hourly(inputs: KpiInputs) -> DataFrame:
     """Grain: listen_hour (an instant). track_diversity_index = unique tracks / listens, rounded half up."""
-    days = inputs.plays.groupBy("listen_date").agg(
-        sum_of_pairs("slot_pairs", inputs.slots).alias("slot_pairs"),
-        tracks_in_each_slot("slot_pairs", inputs.slots).alias("tracks"),
-    )
-    days = days.select("listen_date", each_slot("slot_pairs", inputs.slots).alias("listens"), "tracks")
-    hours = days.select("listen_date", F.posexplode(F.arrays_zip("listens", "tracks")).alias("slot", "of_slot"))
-    plays = hours.select(
-        "listen_date",
-        "slot",
-        F.col("of_slot.listens").alias("listen_count"),
-        F.col("of_slot.tracks").alias("unique_tracks"),
-    )
-    return plays.join(inputs.hour_listeners, on=["listen_date", "slot"], how="inner").select(
+    plays = plays_of_each_hour(inputs.plays, inputs.time_zone)
+    return plays.join(inputs.hour_listeners, on=["listen_date", "listen_hour"], how="inner").select(
         "listen_date",
         "listen_hour",
         "listen_count",

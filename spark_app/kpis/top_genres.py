@@ -12,8 +12,9 @@ GENRES_PER_DAY = 5
 
 def top_genres(inputs: KpiInputs) -> DataFrame:
     """Grain: (listen_date, rank 1–5). By listens descending, then the genre's name (UTF-8 bytes)."""
-    ranking = Window.partitionBy("listen_date").orderBy(F.desc("listen_count"), F.asc("track_genre"))
-    ranked = inputs.genre_days.select("*", F.row_number().over(ranking).alias("rank"))
+    counts = inputs.genre_plays.groupBy("listen_date", "track_genre").agg(F.sum("play_count").alias("listen_count"))
+    order = Window.partitionBy("listen_date").orderBy(F.desc("listen_count"), "track_genre")
+    ranked = counts.select("*", F.row_number().over(order).alias("rank"))
     return ranked.where(F.col("rank") <= GENRES_PER_DAY).select("listen_date", "rank", "track_genre", "listen_count")
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
 
-from spark_app.kpis.definition import Kpi, KpiInputs, ranks
+from spark_app.kpis.definition import Kpi, KpiInputs
+
+SONGS_PER_GENRE = 3
 
 
 def top_songs(inputs: KpiInputs) -> DataFrame:
     """Grain: (listen_date, track_genre, rank 1–3). By plays, then popularity, both descending, then track_id."""
     keys = ["listen_date", "track_genre"]
-    ranked = ranks(inputs.genre_days.select(*keys, "top_songs"), "top_songs", "song_no")
-    names = inputs.songs.select("song_no", "track_id", "track_name", "artists")
-    return ranked.join(names, on="song_no", how="inner").select(
+    order = Window.partitionBy(*keys).orderBy(F.desc("play_count"), F.desc("popularity"), "track_id")
+    ranked = inputs.genre_plays.select("*", F.row_number().over(order).alias("rank"))
+    return ranked.where(F.col("rank") <= SONGS_PER_GENRE).select(
         *keys, "rank", "track_id", "track_name", "artists", "play_count"
     )
 

@@ -1,7 +1,7 @@
 """Which dates are due: what changed in the staged tables since the versions that the KPIs were last made from.
 
-Dates are dirty when data of their partition changed since,
-or when a song that they played did; so a run with no new file still finishes what a killed one left.
+Dates are dirty when data of their partition changed since, or when a song that they played or a user did; so a run with
+no new file still finishes what a killed one left.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pyspark.sql import functions as F
 
 from spark_app.config.contracts import Dataset
-from spark_app.kpis.song_catalogue import changed_tracks, current_songs
+from spark_app.kpis import all_kpis
+from spark_app.kpis.song_catalogue import changed_tracks, changed_users, current_songs, current_users
 from spark_app.lake.delta_tables import LogGoneError, Table
 from spark_app.run.context import Context
 from spark_app.run.state import Progress
@@ -45,10 +46,12 @@ def find_dirty_dates(context: Context, done: Progress, now: Progress) -> DirtyDa
     for commit in commits:
         dates |= commit.changed_partitions("listen_date")
         lost |= commit.changed_partitions("listen_date", only_removed=True)
-    if now.songs_version != done.songs_version and done.songs_version >= 0:
-        of_songs = _dates_of_changed_songs(context, done, now)
-        dates |= of_songs
-        lost |= of_songs
+    if done.streams_version >= 0 and any(context.lake.kpi(kpi.name).version() < 0 for kpi in all_kpis()):
+        dates |= all_dates(context, streams)  # a table that this version of the application is the first to have
+    of_songs = _dates_of_changes(context, Dataset.SONGS, done, now)
+    of_users = _dates_of_changes(context, Dataset.USERS, done, now)
+    dates |= of_songs | of_users
+    lost |= of_songs
     return DirtyDates(frozenset(dates), frozenset(lost))
 
 
@@ -60,16 +63,20 @@ def all_dates(context: Context, table: Table) -> set[str]:
     return {row[0] for row in rows}
 
 
-def _dates_of_changed_songs(context: Context, done: Progress, now: Progress) -> set[str]:
-    songs = context.lake.staged(Dataset.SONGS)
-    after = current_songs(songs.read(context.spark, now.songs_version))
+def _dates_of_changes(context: Context, dataset: Dataset, done: Progress, now: Progress) -> set[str]:
+    """Return the dates with a listen of a song or user of which anything that KPIs use is other than it was."""
+    if now.of(dataset) == done.of(dataset) or done.of(dataset) < 0:
+        return set()
+    table, streams = context.lake.staged(dataset), context.lake.staged(Dataset.STREAMS)
     try:
-        before = current_songs(songs.read(context.spark, done.songs_version))
-        changed = changed_tracks(before, after)
-        streams = context.lake.staged(Dataset.STREAMS).read(context.spark, now.streams_version)
-        played = streams.join(changed, on="track_id", how="left_semi")
-        return {row[0] for row in played.select(F.col("listen_date").cast("string")).distinct().collect()}
+        before, after = (table.read(context.spark, versions.of(dataset)) for versions in (done, now))
+        if dataset is Dataset.SONGS:
+            changed = changed_tracks(current_songs(before), current_songs(after))
+        else:
+            changed = changed_users(current_users(before), current_users(after))
+        listens = streams.read(context.spark, now.streams_version).join(changed, on=changed.columns, how="left_semi")
+        return {row[0] for row in listens.select(F.col("listen_date").cast("string")).distinct().collect()}
     except Exception as error:  # the old version's files may have been vacuumed: then every date is due
         if "DELTA_" not in str(error) and "FileNotFound" not in str(error):
             raise
-        return all_dates(context, context.lake.staged(Dataset.STREAMS))
+        return all_dates(context, streams)

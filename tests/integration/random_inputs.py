@@ -72,7 +72,7 @@ class _Maker:
         streams[1] += dice.sample(streams[0], 12)  # the same listens in another file
         first = [
             self._songs_file("songs/songs.csv", TRACKS[:-3] + TRACKS[-2:], hours=0),
-            self._users_file(),
+            self._users_file("users/users.csv", hours=0),
             *(self._stream_file(f"streams/day {number}.csv", rows) for number, rows in enumerate(streams)),
         ]
         corrected = [*streams[0][: len(streams[0]) // 2], *self._listens(15)]
@@ -80,6 +80,7 @@ class _Maker:
             self._songs_file("songs/songs-newer.csv", ["late", *dice.sample(TRACKS, 3)], hours=5),
             self._songs_file("songs/songs-older.csv", dice.sample(TRACKS, 4), hours=-5),
             self._songs_file("songs/songs-same-time.csv", dice.sample(TRACKS, 4), hours=5),
+            self._users_file("users/users-newer.csv", hours=5),
             self._stream_file("streams/late=50%.csv", [*self._listens(30), *dice.sample(streams[1], 5)]),
             self._stream_file("streams/day 0.csv", corrected, hours=9),
         ]
@@ -166,11 +167,14 @@ class _Maker:
         artists = dice.choice(("; ", ";", ";;")).join(dice.choices(ARTISTS, k=dice.randint(1, 3)))
         title = dice.choice(("Song", "A, B", 'Say "Hi"', "two\nlines", "  padded  ", "Ünï")) + f" {track}"
         number = str(dice.randint(1, 10**15))  # unique enough, so that no tie is left without a rule
-        return [number, track, artists, "", title, popularity, str(dice.randint(0, 9_999)), genre]
+        album = dice.choice(("", "One", "one", "Ünï", "\uff21", "\U0001d400"))
+        return [number, track, artists, album, title, popularity, str(dice.randint(0, 9_999)), genre]
 
-    def _users_file(self) -> NewFile:
-        rows = [(str(user), "Ann", "2024-01-01") for user in self._users[:-1]]
-        return self._file("users/users.csv", _csv(("user_id", "name", "created_at"), rows, self._dice).splitlines(), 0)
+    def _users_file(self, name: str, hours: int) -> NewFile:
+        countries = ("", "Peru", "peru", "Côte d'Ivoire", " Chile ")
+        rows = [(str(user), "Ann", self._dice.choice(countries), "2024-01-01") for user in self._users[:-1]]
+        columns = ("user_id", "name", "user_country", "created_at")
+        return self._file(name, _csv(columns, rows, self._dice).splitlines(), hours)
 
     def _file(self, name: str, lines: list[str], hours: int) -> NewFile:
         """With one of the line ends, marks and compressions that are allowed."""

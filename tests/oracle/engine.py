@@ -36,7 +36,7 @@ class Oracle:
         self._refused_for_waiting: set[str] = set()
         self._listens: dict[str, list[Listen]] = {}
         self._songs: dict[str, tuple[Version, list[Song]]] = {}
-        self._users: dict[str, list[User]] = {}
+        self._users: dict[str, tuple[int, list[User]]] = {}
 
     def run(self, directory: Path, modified: Mapping[str, datetime] | None = None) -> Outcome:
         """`modified` overrides the modification times that the disk tells, by `streams/a.csv`."""
@@ -52,7 +52,7 @@ class Oracle:
             elif file.dataset == "users":
                 fate, users = judge_users(file, self._limits)
                 if fate.outcome == "accepted":
-                    self._users[file.name] = users
+                    self._users[file.name] = (file.modified, users)
                 fates[file.name] = fate
         if not self._songs or not self._users:
             return Outcome(3, fates, {name: [] for name in kpis.COLUMNS})
@@ -76,7 +76,7 @@ class Oracle:
 
     def tables(self) -> dict[str, kpis.Rows]:
         listens = [listen for file in self._listens.values() for listen in file]
-        return kpis.compute(listens, self._current_songs(), self._kpi_zone)
+        return kpis.compute(listens, self._current_songs(), self._countries(), self._kpi_zone)
 
     def _take_streams(self, file: SourceFile, known: Known) -> FileFate:
         fate, listens = judge_streams(file, known, self._source_zone, self._limits)
@@ -99,7 +99,17 @@ class Oracle:
 
     def _known(self) -> Known:
         tracks = frozenset(song.track_id for song in self._current_songs())
-        return Known(tracks, frozenset(user.user_id for file in self._users.values() for user in file))
+        return Known(tracks, frozenset(user.user_id for _, users in self._users.values() for user in users))
+
+    def _countries(self) -> dict[int, str]:
+        """Each user's country as in the newest users file; of one time, of the user created last, then the first."""
+        rows = [(modified, user) for modified, users in self._users.values() for user in users]
+        rows.sort(key=lambda row: (row[1].country == "", row[1].country.encode()))
+        rows.sort(key=lambda row: (row[0], row[1].created_at.encode()), reverse=True)
+        countries: dict[int, str] = {}
+        for _, user in rows:
+            countries.setdefault(user.user_id, user.country)
+        return {user: country for user, country in countries.items() if country}
 
     def _current_songs(self) -> list[Song]:
         """Each track's rows as in the newest songs file that names it."""

@@ -1,10 +1,10 @@
-"""The five KPI tables, in DuckDB: sums are HUGEINT, a ratio is one integer division that rounds half up."""
+"""The KPI tables, in DuckDB: sums are HUGEINT, a ratio is one integer division that rounds half up."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -49,6 +49,14 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "track_diversity_index",
     ),
     "kpis/hourly_top_artists": ("listen_date", "listen_hour", "rank", "artist", "play_count"),
+    "kpis/hourly_top_albums": ("listen_date", "listen_hour", "rank", "album_name", "play_count"),
+    "kpis/daily_country": (
+        "listen_date",
+        "country",
+        "listen_count",
+        "unique_listeners",
+        "total_listening_time_ms",
+    ),
 }
 # Digits after the point.
 SCALES = {
@@ -120,15 +128,35 @@ QUERIES = {
         GROUP BY listen_date, listen_hour, artist
         QUALIFY rank <= 5 ORDER BY listen_hour, rank
     """,
+    "kpis/hourly_top_albums": """
+        SELECT listen_date, listen_hour,
+               row_number() OVER (PARTITION BY listen_hour ORDER BY count(*) DESC, album_name) AS rank,
+               album_name, count(*) AS play_count
+        FROM listens JOIN tracks USING (track_id) WHERE album_name <> ''
+        GROUP BY listen_date, listen_hour, album_name
+        QUALIFY rank <= 5 ORDER BY listen_hour, rank
+    """,
+    "kpis/daily_country": """
+        SELECT listen_date, coalesce(u.country, 'unknown') AS country, count(*), count(DISTINCT user_id),
+               sum(duration_ms)::BIGINT
+        FROM listens JOIN tracks USING (track_id) LEFT JOIN users u USING (user_id)
+        GROUP BY ALL ORDER BY listen_date, country
+    """,
 }
 
 
-def compute(listens: Iterable[Listen], songs: Sequence[Song], zone: ZoneInfo) -> dict[str, Rows]:
+def compute(
+    listens: Iterable[Listen], songs: Sequence[Song], countries: Mapping[int, str], zone: ZoneInfo
+) -> dict[str, Rows]:
     """All tables, rows in the order of their keys. `songs`: one row of each (track_id, track_genre)."""
     with duckdb.connect() as database, tempfile.TemporaryDirectory() as folder:
         _load(database, Path(folder), "listens", LISTENS, (_listen_row(listen, zone) for listen in set(listens)))
         _load(database, Path(folder), "songs", SONGS, (_song_row(song) for song in songs))
-        _load(database, Path(folder), "track_artists", TRACK_ARTISTS, _artist_rows(songs))
+        tracks = _tracks(songs)
+        _load(database, Path(folder), "tracks", TRACKS, ((s.track_id, s.album_name, s.duration_ms) for s in tracks))
+        artists = ((song.track_id, artist) for song in tracks for artist in artists_of(song.artists))
+        _load(database, Path(folder), "track_artists", TRACK_ARTISTS, artists)
+        _load(database, Path(folder), "users", USERS, countries.items())
         for statement in (HALF_UP, PLAYS, TOP_SONGS):
             database.execute(statement)
         return {name: _typed(name, database.execute(query).fetchall()) for name, query in QUERIES.items()}
@@ -149,6 +177,8 @@ SONGS = {
     "duration_ms": "BIGINT",
     "track_genre": "VARCHAR",
 }
+TRACKS = {"track_id": "VARCHAR", "album_name": "VARCHAR", "duration_ms": "BIGINT"}
+USERS = {"user_id": "BIGINT", "country": "VARCHAR"}
 TRACK_ARTISTS = {"track_id": "VARCHAR", "artist": "VARCHAR"}
 
 
@@ -161,14 +191,12 @@ def _song_row(song: Song) -> tuple[object, ...]:
     return song.track_id, song.artists, song.track_name, song.popularity, song.duration_ms, song.track_genre
 
 
-def _artist_rows(songs: Sequence[Song]) -> Iterable[tuple[object, ...]]:
-    """A track's artists are those of its most popular row, then of the first genre."""
+def _tracks(songs: Sequence[Song]) -> Iterable[Song]:
+    """A track's artists, album and duration are those of its most popular row, then of the first genre."""
     best: dict[str, Song] = {}
     for song in sorted(songs, key=lambda song: (-song.popularity, song.track_genre.encode())):
         best.setdefault(song.track_id, song)
-    for song in best.values():
-        for artist in artists_of(song.artists):
-            yield song.track_id, artist
+    return best.values()
 
 
 def _load(

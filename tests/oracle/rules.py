@@ -51,12 +51,14 @@ class Song:
     popularity: int
     duration_ms: int
     track_genre: str
+    album_name: str
 
 
 @dataclass(frozen=True)
 class User:
     user_id: int
     created_at: str
+    country: str
 
 
 def text_reasons(dataset: str, values: Mapping[str, str]) -> list[str]:
@@ -113,6 +115,7 @@ def check_song(values: Mapping[str, str]) -> Song | list[str]:
         popularity=popularity,
         duration_ms=duration,
         track_genre=_composed(values["track_genre"]),
+        album_name=_composed(values.get("album_name", "")),
     )
 
 
@@ -123,7 +126,7 @@ def check_user(values: Mapping[str, str]) -> User | list[str]:
         reasons.append("invalid_user_id")
     if reasons or user_id is None:
         return reasons
-    return User(user_id, values.get("created_at", ""))
+    return User(user_id, values.get("created_at", ""), _composed(values.get("user_country", "")))
 
 
 def artists_of(text: str) -> list[str]:

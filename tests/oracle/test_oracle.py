@@ -67,11 +67,27 @@ def test_it_counts_a_listen_in_each_genre_and_once_an_hour(tmp_path: Path) -> No
         (day, hours[2], 1, 1, 1, Decimal("1.000000")),
         (next_day, datetime(2024, 6, 26, tzinfo=UTC), 1, 1, 1, Decimal("1.000000")),
     ]
+    # Two listens of A (1,000 ms) and two of B (2,000 ms) by users whose file has no countries; C by nobody known.
+    assert outcome.tables["kpis/daily_country"] == [(day, "unknown", 4, 2, 6000), (next_day, "unknown", 1, 1, 3000)]
+    assert outcome.tables["kpis/hourly_top_albums"] == []
     assert outcome.tables["kpis/hourly_top_artists"][:3] == [
         (day, hours[0], 1, "Ann", 1),
         (day, hours[0], 2, "Bob", 1),
         (day, hours[0], 3, 'Bob "B" Berg', 1),
     ]
+
+
+def test_countries_and_albums_are_those_of_the_newest_files(tmp_path: Path) -> None:
+    songs = "track_id,artists,album_name,track_name,popularity,duration_ms,track_genre\n"
+    _write(tmp_path, "songs/songs.csv", f"{songs}A,Ann,First,a,1,10,pop\nA,Ann,Second,a,2,20,rock\nB,Bob,,b,1,5,pop\n")
+    _write(tmp_path, "users/a.csv", "user_id,user_country,created_at\n1,Peru,2020\n2,,2020\n3,Chile,2020\n")
+    _write(tmp_path, "users/b.csv", "user_id,user_country,created_at\n1,Chile,2021\n3,Peru,2019\n")
+    listens = "".join(f"{user},{track},2024-06-25 10:00:00\n" for user, track in ((1, "A"), (2, "A"), (3, "B")))
+    _write(tmp_path, "streams/a.csv", f"user_id,track_id,listen_time\n{listens}")
+    tables = Oracle().run(tmp_path).tables
+    day, hour = date(2024, 6, 25), datetime(2024, 6, 25, 10, tzinfo=UTC)
+    assert tables["kpis/daily_country"] == [(day, "Chile", 2, 2, 25), (day, "unknown", 1, 1, 20)]
+    assert tables["kpis/hourly_top_albums"] == [(day, hour, 1, "Second", 2)]
 
 
 def test_a_listen_waits_until_its_song_arrives(tmp_path: Path) -> None:

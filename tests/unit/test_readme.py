@@ -29,7 +29,7 @@ def test_the_worked_example_computes_a_kpi(spark: SparkSession) -> None:
     assert isinstance(kpi, Kpi)
     plays = spark.createDataFrame(
         [("2024-06-24", "a", "pop", 3), ("2024-06-24", "b", "pop", 1), ("2024-06-25", "a", "rock", 2)],
-        "listen_date string, track_no string, track_genre string, play_count bigint",
+        "listen_date string, track_id string, track_genre string, play_count bigint",
     )
     expected = spark.createDataFrame(
         [("2024-06-24", "pop", 2), ("2024-06-25", "rock", 1)],

@@ -19,8 +19,8 @@ from spark_app.run.result import RunResult
 
 FILE_TIME = datetime(2024, 6, 26, tzinfo=UTC)
 SONGS = (
-    "track_id string, id bigint, track_genre string, track_name string, artists string, popularity bigint, "
-    "duration_ms bigint"
+    "track_id string, id bigint, track_genre string, track_name string, artists string, album_name string, "
+    "popularity bigint, duration_ms bigint"
 )
 STAGED_SONGS = f"file_modified_at timestamp, file_name string, {SONGS}"
 HEADERS = {

@@ -1,3 +1,5 @@
+from datetime import datetime
+
 from pyspark.sql import SparkSession
 
 from spark_app.export.views import Kpis, view
@@ -46,3 +48,12 @@ def test_an_hour_shows_its_artists_and_an_hour_without_artists_stays(spark: Spar
 def test_a_table_without_a_view_is_shown_as_it_is(spark: SparkSession) -> None:
     frames = kpis(spark)
     assert view("top_genres", frames) is frames["top_genres"]
+
+
+def test_a_table_with_ranks_has_its_key_in_one_text(spark: SparkSession) -> None:
+    albums = spark.createDataFrame(
+        [("2024-06-25", datetime(2024, 6, 25, 13), 2, "B")],
+        "listen_date string, listen_hour timestamp, rank int, album_name string",
+    )
+    rows = view("hourly_top_albums", {"hourly_top_albums": albums}).collect()
+    assert [row["ranked_key"] for row in rows] == ["2024-06-25T13:00:00Z#2"]

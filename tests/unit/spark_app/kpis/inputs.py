@@ -1,26 +1,31 @@
-"""Listens and songs as short tuples, and the KPI inputs made of them."""
+"""Listens, songs and users as short tuples, and the KPI inputs made of them."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_app.kpis.definition import KpiInputs
-from spark_app.kpis.inputs import (
-    count_plays,
-    day_listeners,
-    known_listens,
-    kpi_inputs,
-    number_catalogue,
-    unique_listens,
-)
+from spark_app.kpis.inputs import Staged, kpi_inputs
 from spark_app.spark.columns import instant_to_local
-from tests.unit.spark_app.builders import SONGS, instant
+from spark_app.spark.kept_frames import KeptFrames
+from tests.unit.spark_app.builders import STAGED_SONGS, instant
 
 STAGED = "file_id int, user_id bigint, track_id string, listen_time timestamp"
+STAGED_USERS = "file_modified_at timestamp, user_id bigint, user_age bigint, user_country string, created_at string"
+FILE_TIME = instant("2024-06-01 00:00:00")
 
 Listen = tuple[int, str, str]
 Song = tuple[str, str, str, str, int, int]
+User = tuple[int, str | None]
+
+
+class KeptByCheckpoint(KeptFrames):
+    """Keeps the rows alone, so that what is made of them has a short plan; gone with the frame."""
+
+    def keep(self, frame: DataFrame) -> DataFrame:
+        return frame.localCheckpoint(eager=False)
 
 
 def staged(spark: SparkSession, listens: Sequence[tuple[int, int, str, str]], zone: str = "UTC") -> DataFrame:
@@ -30,14 +35,30 @@ def staged(spark: SparkSession, listens: Sequence[tuple[int, int, str, str]], zo
     return spark.createDataFrame(rows, STAGED).withColumn("listen_date", day)
 
 
-def inputs(spark: SparkSession, listens: Sequence[Listen], songs: Sequence[Song], zone: str = "UTC") -> KpiInputs:
-    """KPI inputs of listens (user_id, track_id, time) and songs (track, genre, name, artists, popularity, ms)."""
-    rows = [(track, None, genre, name, artists, likes, ms) for track, genre, name, artists, likes, ms in songs]
-    named = spark.createDataFrame(rows, SONGS).coalesce(1)
-    catalogue = number_catalogue(named, lambda frame: frame)
-    listened = unique_listens(staged(spark, [(1, *listen) for listen in listens], zone).coalesce(1))
-    known = known_listens(listened, catalogue, zone)
-    return kpi_inputs(known, day_listeners(known, catalogue.genres), count_plays(known, zone), catalogue, zone)
+def inputs(
+    spark: SparkSession,
+    listens: Sequence[Listen],
+    songs: Sequence[Song],
+    zone: str = "UTC",
+    users: Sequence[User] = (),
+) -> KpiInputs:
+    """KPI inputs of listens (user_id, track_id, time), songs (track, genre, name, artists, popularity, ms) and users.
+
+    The album of a song is named by its artists.
+    """
+    rows = [
+        (FILE_TIME, "songs.csv", track, None, genre, name, artists, f"album of {artists}", likes, ms)
+        for track, genre, name, artists, likes, ms in songs
+    ]
+    people = [(FILE_TIME, user, None, country, None) for user, country in users]
+    listened = staged(spark, [(1, *listen) for listen in listens], zone).coalesce(1)
+    given = Staged(
+        listened,
+        spark.createDataFrame(rows, STAGED_SONGS).coalesce(1),
+        spark.createDataFrame(people, STAGED_USERS).coalesce(1),
+        Counter(time[:10] for _, _, time in listens),
+    )
+    return kpi_inputs(given, zone, KeptByCheckpoint())[0]
 
 
 def song(track: str, genre: str = "pop", popularity: int = 0, ms: int = 1000, artists: str = "A") -> Song:

@@ -12,8 +12,10 @@ from tests.unit.spark_app.kpis.inputs import inputs, plays, song
 
 def test_every_kpi_module_is_found_by_itself() -> None:
     assert [kpi.name for kpi in all_kpis()] == [
+        "daily_country",
         "daily_genre",
         "hourly",
+        "hourly_top_albums",
         "hourly_top_artists",
         "top_genres",
         "top_songs",
@@ -25,7 +27,9 @@ def test_the_keys_are_those_of_the_design() -> None:
         "daily_genre": ("listen_date", "track_genre"),
         "top_songs": ("listen_date", "track_genre", "rank"),
         "top_genres": ("listen_date", "rank"),
+        "daily_country": ("listen_date", "country"),
         "hourly": ("listen_hour",),
+        "hourly_top_albums": ("listen_hour", "rank"),
         "hourly_top_artists": ("listen_hour", "rank"),
     }
 

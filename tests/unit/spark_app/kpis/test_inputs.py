@@ -3,10 +3,9 @@ from chispa import assert_column_equality
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from spark_app.kpis.definition import each_slot
-from spark_app.kpis.inputs import hour_start, unique_listens
+from spark_app.kpis.hours import hour_start
 from tests.unit.spark_app.builders import instant
-from tests.unit.spark_app.kpis.inputs import inputs, song, staged
+from tests.unit.spark_app.kpis.inputs import inputs, song
 
 # zone → (instant, start of its hour of the zone), all in UTC
 HOURS = {
@@ -50,8 +49,9 @@ def test_an_hour_begins_when_it_begins_on_the_clocks_of_the_zone(spark: SparkSes
 
 def test_a_listen_counts_once_however_many_files_hold_it(spark: SparkSession) -> None:
     time = "2024-06-25 10:00:00"
-    rows = staged(spark, [(1, 7, "t1", time), (2, 7, "t1", time), (3, 7, "t1", "2024-06-25 10:00:00.000001")])
-    assert unique_listens(rows).count() == 2
+    found = inputs(spark, [(7, "t1", time), (7, "t1", time), (7, "t1", "2024-06-25 10:00:00.000001")], [song("t1")])
+    assert found.listens.count() == 2
+    assert [row["play_count"] for row in found.plays.collect()] == [2]
 
 
 def test_waiting_listens_are_in_no_frame(spark: SparkSession) -> None:
@@ -69,13 +69,13 @@ def test_plays_are_counted_by_hour_and_by_day_and_genre(spark: SparkSession) -> 
         (1, "t1", "2024-06-26 00:00:00"),
     ]
     found = inputs(spark, listens, [song("t1", "pop"), song("t1", "rock")])
-    in_slots = {
-        (str(row["listen_date"]), slot, plays, row["play_count"])
-        for row in found.plays.withColumn("slot_plays", each_slot("slot_pairs", found.slots)).collect()
-        for slot, plays in enumerate(row["slot_plays"])
+    by_hour = {
+        (str(row["listen_date"]), hour, plays, row["play_count"])
+        for row in found.plays.collect()
+        for hour, plays in enumerate(row["plays_by_hour"])
         if plays
     }
-    assert in_slots == {("2024-06-25", 10, 2, 3), ("2024-06-25", 11, 1, 3), ("2024-06-26", 0, 1, 1)}
+    assert by_hour == {("2024-06-25", 10, 2, 3), ("2024-06-25", 11, 1, 3), ("2024-06-26", 0, 1, 1)}
     days = {(str(row["listen_date"]), row["track_genre"], row["play_count"]) for row in found.genre_plays.collect()}
     assert days == {
         ("2024-06-25", "pop", 3),

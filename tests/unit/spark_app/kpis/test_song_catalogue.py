@@ -3,14 +3,14 @@ from datetime import datetime
 from chispa import assert_df_equality
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_app.kpis.song_catalogue import changed_tracks, current_songs, current_tracks
+from spark_app.kpis.song_catalogue import changed_tracks, changed_users, current_songs, current_tracks, current_users
 from tests.unit.spark_app.builders import SONGS, STAGED_SONGS
 
 OLD, NEW = datetime(2024, 6, 1), datetime(2024, 6, 2)
 
 
-def row(track: str, genre: str = "pop", name: str = "n", popularity: int = 1) -> tuple[object, ...]:
-    return track, 1, genre, name, "A", popularity, 1000
+def row(track: str, genre: str = "pop", name: str = "n", popularity: int = 1, album: str = "x") -> tuple[object, ...]:
+    return track, 1, genre, name, "A", album, popularity, 1000
 
 
 def songs(spark: SparkSession, *rows: tuple[object, ...]) -> DataFrame:
@@ -18,11 +18,7 @@ def songs(spark: SparkSession, *rows: tuple[object, ...]) -> DataFrame:
 
 
 def staged(spark: SparkSession, *files: tuple[datetime, str, list[tuple[object, ...]]]) -> DataFrame:
-    rows = [
-        (modified, name, track, id_, genre, title, artists, popularity, ms)
-        for modified, name, content in files
-        for track, id_, genre, title, artists, popularity, ms in content
-    ]
+    rows = [(modified, name, *song) for modified, name, content in files for song in content]
     return spark.createDataFrame(rows, STAGED_SONGS).coalesce(1)
 
 
@@ -54,14 +50,53 @@ def test_a_track_has_the_attributes_of_its_most_popular_row_then_of_the_first_ge
 
 def test_a_track_changed_if_an_attribute_came_went_or_changed(spark: SparkSession) -> None:
     before = songs(
-        spark, row("same"), row("gone"), row("renamed"), row("lost a genre", "pop"), row("lost a genre", "x")
+        spark,
+        row("same"),
+        row("gone"),
+        row("renamed"),
+        row("moved"),
+        row("lost a genre", "pop"),
+        row("lost a genre", "x"),
     )
-    after = songs(spark, row("same"), row("new"), row("renamed", name="other"), row("lost a genre", "pop"))
+    after = songs(
+        spark,
+        row("same"),
+        row("new"),
+        row("renamed", name="other"),
+        row("moved", album="y"),
+        row("lost a genre", "pop"),
+    )
     found = changed_tracks(before, after)
-    expected = [("gone",), ("lost a genre",), ("new",), ("renamed",)]
+    expected = [("gone",), ("lost a genre",), ("moved",), ("new",), ("renamed",)]
     assert_df_equality(found, spark.createDataFrame(expected, "track_id string"), ignore_row_order=True)
 
 
 def test_another_id_alone_changes_nothing_that_kpis_use(spark: SparkSession) -> None:
     before, after = songs(spark, row("t")), songs(spark, ("t", 99, *row("t")[2:]))
     assert changed_tracks(before, after).count() == 0
+
+
+STAGED_USERS = "file_modified_at timestamp, user_id bigint, user_age bigint, user_country string, created_at string"
+USERS = "user_id bigint, country string, age_band string"
+
+
+def test_a_user_is_as_in_the_newest_file_that_names_them(spark: SparkSession) -> None:
+    rows = [
+        (OLD, 1, 30, "Peru", "2024"),
+        (NEW, 1, 30, "Chile", "2020"),
+        (OLD, 2, 17, "Peru", "2020"),
+        (OLD, 2, 18, "Chile", "2021"),
+        (NEW, 3, None, None, None),
+        (NEW, 4, 131, "Peru", None),
+        (NEW, 5, 65, "Peru", None),
+    ]
+    expected = [(1, "Chile", "25-34"), (2, "Chile", "18-24"), (3, None, None), (4, "Peru", None)]
+    expected += [(5, "Peru", "65 and over")]
+    found = current_users(spark.createDataFrame(rows, STAGED_USERS).coalesce(1))
+    assert_df_equality(found, spark.createDataFrame(expected, USERS), ignore_row_order=True, ignore_nullable=True)
+
+
+def test_a_user_changed_if_their_country_or_age_band_did(spark: SparkSession) -> None:
+    before = spark.createDataFrame([(1, "Peru", "18-24"), (2, "Peru", "18-24"), (3, None, None)], USERS)
+    after = spark.createDataFrame([(1, "Peru", "18-24"), (2, "Chile", "18-24"), (4, "Peru", None)], USERS)
+    assert sorted(row[0] for row in changed_users(before, after).collect()) == [2, 3, 4]

@@ -78,4 +78,5 @@ def test_a_date_is_emptied_only_by_a_correction_or_a_withdrawal() -> None:
 
 
 def test_every_kpi_that_counts_listens_is_checked_for_them() -> None:
-    assert {kpi.name for kpi in all_kpis() if kpi.rank} == {"top_songs", "top_genres", "hourly_top_artists"}
+    ranked = {"top_songs", "top_genres", "hourly_top_albums", "hourly_top_artists"}
+    assert {kpi.name for kpi in all_kpis() if kpi.rank} == ranked
