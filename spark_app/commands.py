@@ -219,5 +219,3 @@ def _export(
     with context.steps.step("export"):
         newest = state.value.newest_accepted.get(Dataset.STREAMS)
         context.result.export = export_changes(context, newest, full=full, computed=published)
-    for frame in (published or {}).values():
-        frame.unpersist()

@@ -58,7 +58,7 @@ def kpi_inputs(staged: Staged, zone: str, kept: KeptFrames) -> tuple[KpiInputs, 
     key = F.xxhash64("track_id") if by_hash else F.col("track_id")
     tracks = broadcast_if_small(tracks.select("*", key.alias("track_key")), rows)
     known = _known_listens(staged.listens, tracks.select("track_id", "track_key"), by_hash=by_hash)
-    listens = kept.keep(_unique_listens(known, staged.rows_per_date, zone))
+    listens = kept.keep_many_rows(_unique_listens(known, staged.rows_per_date, zone))
     plays = kept.keep(_with_track_ids(count_plays(listens, "track_key", zone), tracks))
     days = kept.keep(count_listener_days(listens, tracks, "track_key", genres, zone))
     all_listens = _with_track_ids(listens, tracks)

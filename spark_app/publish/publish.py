@@ -29,8 +29,7 @@ def publish(context: Context, dirty: DirtyDates, versions: Progress) -> dict[str
     """Make the KPI tables of these dates equal a computation over everything staged at `versions`.
 
     Returns:
-        By table, the rows that were written: all that the tables now hold of these dates. They are kept in memory; call
-        `unpersist` on each after use.
+        By table, the rows that were written: all that the tables now hold of these dates.
 
     Raises:
         AuditError: a check failed; no table was changed.
@@ -39,12 +38,11 @@ def publish(context: Context, dirty: DirtyDates, versions: Progress) -> dict[str
     if not dates:
         return {}
     log("dates to compute", dates=len(dates), first=dates[0], last=dates[-1])
-    kpis = KeptFrames()
     with context.steps.step("compute and audit KPIs"), KeptFrames() as kept:
         staged = _read_staged(context, dates, versions)
         with _shuffles_for(context.spark, sum(staged.rows_per_date.values())):
             inputs, staged_counts = kpi_inputs(staged, context.settings.kpi_time_zone, kept)
-            frames = {kpi.name: kpis.keep(kpi.compute(inputs)) for kpi in all_kpis()}
+            frames = {kpi.name: kept.keep(kpi.compute(inputs)) for kpi in all_kpis()}
             _audit(context, frames, staged_counts, dirty)
     with context.steps.step("publish KPIs"):
         _write(context, frames, dates)

@@ -1,4 +1,4 @@
-"""Frames that several queries read, kept in memory (and on disk, where there is no room) for as long as they do."""
+"""Frames that several queries read, kept for as long as they do."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from pyspark.sql import DataFrame
 
 
 class KeptFrames:
-    """A context: frames kept in it are let go at its end. A part that is lost with an executor is computed again."""
+    """A context: what is kept in it by `keep_many_rows` is let go at its end."""
 
     def __init__(self) -> None:
         self._frames: list[DataFrame] = []
 
-    def keep(self, frame: DataFrame) -> DataFrame:
-        """Keep a frame from its first use on."""
+    def keep_many_rows(self, frame: DataFrame) -> DataFrame:
+        """Keep a frame in columns, from its first use on; what is lost with an executor is computed again."""
         self._frames.append(frame.persist())
         return self._frames[-1]
+
+    def keep(self, frame: DataFrame) -> DataFrame:
+        """Keep the rows alone, in place of the plan that they came by; gone when nothing refers to the frame.
+
+        The plan of a persisted frame stays in that of each query on it, so of frames made of frames it grows with each
+        level, and Spark writes all of it down for each query: minutes, for what is small.
+        """
+        return frame.localCheckpoint(eager=False)
 
     def __enter__(self) -> KeptFrames:
         return self

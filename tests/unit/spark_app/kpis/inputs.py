@@ -21,13 +21,6 @@ Song = tuple[str, str, str, str, int, int]
 User = tuple[int, str | None]
 
 
-class KeptByCheckpoint(KeptFrames):
-    """Keeps the rows alone, so that what is made of them has a short plan; gone with the frame."""
-
-    def keep(self, frame: DataFrame) -> DataFrame:
-        return frame.localCheckpoint(eager=False)
-
-
 def staged(spark: SparkSession, listens: Sequence[tuple[int, int, str, str]], zone: str = "UTC") -> DataFrame:
     """(file_id, user_id, track_id, time in UTC) as staged rows."""
     rows = [(file_id, user, track, instant(time)) for file_id, user, track, time in listens]
@@ -58,7 +51,7 @@ def inputs(
         spark.createDataFrame(people, STAGED_USERS).coalesce(1),
         Counter(time[:10] for _, _, time in listens),
     )
-    return kpi_inputs(given, zone, KeptByCheckpoint())[0]
+    return kpi_inputs(given, zone, KeptFrames())[0]
 
 
 def song(track: str, genre: str = "pop", popularity: int = 0, ms: int = 1000, artists: str = "A") -> Song:

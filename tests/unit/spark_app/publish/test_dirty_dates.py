@@ -12,9 +12,10 @@ from spark_app.config.settings import load_settings
 from spark_app.kpis import all_kpis
 from spark_app.lake.tables import Lake
 from spark_app.log import Steps
-from spark_app.publish.dirty_dates import Progress, find_dirty_dates, staged_versions
+from spark_app.publish.dirty_dates import find_dirty_dates, staged_versions
 from spark_app.run.context import Context
 from spark_app.run.result import RunResult
+from spark_app.run.state import Progress
 from tests.unit.spark_app.builders import STAGED_SONGS
 
 USERS = "file_modified_at timestamp, user_id bigint, user_age bigint, user_country string, created_at string"
