@@ -24,7 +24,7 @@ class KpiInputs:
     - `songs`: (track_id, track_genre) with track_name, artists, album_name, popularity, duration_ms
     - `tracks`: track_id with the same attributes but the genre, those of its most popular song
     - `artists`: (track_id, artist)
-    - `users`: user_id with country and age_band, NULL where it is not known
+    - `users`: user_id with country (NULL where it is not known) and age_band (`unknown` there)
     - `time_zone`: in which dates and hours are cut; `listen_hour` is the instant at which the hour begins
     """
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from spark_app.spark.columns import age_band
+
 USED_BY_KPIS = ("track_genre", "track_name", "artists", "album_name", "popularity", "duration_ms")
-_AGE_BANDS = ((18, "under 18"), (25, "18-24"), (35, "25-34"), (45, "35-44"), (55, "45-54"), (65, "55-64"))
-_OLDEST, _OLDEST_AGE = "65 and over", 130
 
 
 def current_songs(staged: DataFrame) -> DataFrame:
@@ -30,24 +30,21 @@ def changed_tracks(before: DataFrame, after: DataFrame) -> DataFrame:
 
 
 def current_users(staged: DataFrame) -> DataFrame:
-    """Grain: user_id, with country and age_band (NULL if not known).
+    """Grain: user_id, with country (NULL if not known) and age_band (`unknown` then), as in the newest file.
 
-    Of several files, the newest by modification time; of one time, the user created last, then the first country.
+    Of files of one modification time, the first country, then the first age band. Lakes of earlier releases have
+    user_age in the place of age_band.
     """
+    bands = [F.col("age_band")] if "age_band" in staged.columns else []
+    bands += [age_band(F.col("user_age"))] if "user_age" in staged.columns else []
+    users = staged.select(
+        "file_modified_at", "user_id", F.col("user_country").alias("country"), F.coalesce(*bands).alias("age_band")
+    )
     newest = Window.partitionBy("user_id").orderBy(
-        F.desc("file_modified_at"),
-        F.col("created_at").desc_nulls_last(),
-        F.col("user_country").asc_nulls_last(),
-        F.col("user_age").asc_nulls_last(),
+        F.desc("file_modified_at"), F.col("country").asc_nulls_last(), "age_band"
     )
-    ranked = staged.select("*", F.row_number().over(newest).alias("place"))
-    age = F.col("user_age")
-    bands = F.when(age.isNull() | (age < 0) | (age > _OLDEST_AGE), None)
-    for below, name in _AGE_BANDS:
-        bands = bands.when(age < below, name)
-    return ranked.where(F.col("place") == 1).select(
-        "user_id", F.col("user_country").alias("country"), bands.otherwise(_OLDEST).alias("age_band")
-    )
+    ranked = users.select("*", F.row_number().over(newest).alias("place"))
+    return ranked.where(F.col("place") == 1).select("user_id", "country", "age_band")
 
 
 def changed_users(before: DataFrame, after: DataFrame) -> DataFrame:

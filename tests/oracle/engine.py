@@ -102,10 +102,10 @@ class Oracle:
         return Known(tracks, frozenset(user.user_id for _, users in self._users.values() for user in users))
 
     def _countries(self) -> dict[int, str]:
-        """Each user's country as in the newest users file; of one time, of the user created last, then the first."""
+        """Each user's country as in the newest users file; of files of one time, the first."""
         rows = [(modified, user) for modified, users in self._users.values() for user in users]
         rows.sort(key=lambda row: (row[1].country == "", row[1].country.encode()))
-        rows.sort(key=lambda row: (row[0], row[1].created_at.encode()), reverse=True)
+        rows.sort(key=lambda row: row[0], reverse=True)
         countries: dict[int, str] = {}
         for _, user in rows:
             countries.setdefault(user.user_id, user.country)

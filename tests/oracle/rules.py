@@ -126,7 +126,7 @@ def check_user(values: Mapping[str, str]) -> User | list[str]:
         reasons.append("invalid_user_id")
     if reasons or user_id is None:
         return reasons
-    return User(user_id, values.get("created_at", ""), values.get("user_country", ""))
+    return User(user_id, values.get("created_at", ""), _composed(values.get("user_country", "")))
 
 
 def artists_of(text: str) -> list[str]:

@@ -81,7 +81,7 @@ def test_countries_and_albums_are_those_of_the_newest_files(tmp_path: Path) -> N
     songs = "track_id,artists,album_name,track_name,popularity,duration_ms,track_genre\n"
     _write(tmp_path, "songs/songs.csv", f"{songs}A,Ann,First,a,1,10,pop\nA,Ann,Second,a,2,20,rock\nB,Bob,,b,1,5,pop\n")
     _write(tmp_path, "users/a.csv", "user_id,user_country,created_at\n1,Peru,2020\n2,,2020\n3,Chile,2020\n")
-    _write(tmp_path, "users/b.csv", "user_id,user_country,created_at\n1,Chile,2021\n3,Peru,2019\n")
+    _write(tmp_path, "users/b.csv", "user_id,user_country,created_at\n1,Chile,2021\n3,Peru,2021\n")
     listens = "".join(f"{user},{track},2024-06-25 10:00:00\n" for user, track in ((1, "A"), (2, "A"), (3, "B")))
     _write(tmp_path, "streams/a.csv", f"user_id,track_id,listen_time\n{listens}")
     tables = Oracle().run(tmp_path).tables

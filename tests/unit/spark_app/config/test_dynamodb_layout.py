@@ -45,6 +45,8 @@ def test_the_own_layout_has_the_tables_and_keys_of_the_design() -> None:
         "DailyGenreKPIs": ("date", "genre"),
         "TopSongsPerGenre": ("date", "genre_rank"),
         "HourlyKPIs": ("date", "hour"),
+        "DailyCountryKPIs": ("date", "country"),
+        "TopAlbumsPerHour": ("date", "hour_rank"),
     }
 
 
