@@ -57,7 +57,7 @@ def require_references(judged: Judged, staged: Iterable[Dataset]) -> None:
             raise NothingUsableError(
                 f"no usable {dataset} file: the first run needs one in {dataset}/ below the input"
                 + (f" ({reasons})" if reasons else ""),
-                code=f"no_{dataset}",
+                code=f"{dataset}_refused" if reasons else f"{dataset}_missing",
             )
 
 

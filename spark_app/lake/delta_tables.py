@@ -113,7 +113,7 @@ class Table:
         committed since, and as its reply may have been lost although it was done.
 
         Returns:
-            The version of this commit.
+            The version of this commit, or the table's own where there was nothing to change.
         """
         self._before_commit()
         before, commit_id = self.version(), uuid.uuid4().hex
@@ -134,6 +134,8 @@ class Table:
         except Exception as error:  # noqa: BLE001 (whatever it is, the log says whether the commit was done)
             lost_reply = error
         version = self._version_of(commit_id, before)
+        if version is None and lost_reply is None and self.version() == before >= 0:
+            return before  # nothing to take away and nothing to add: Delta makes no commit of that
         if version is None:
             self._before_commit()  # if the lake is another run's by now, that is the cause
             raise lost_reply or StorageError(f"{self.uri}: the log doesn't hold the commit that was just made")

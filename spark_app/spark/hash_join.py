@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 MANY_ROWS = 1_000_000  # of fewer, the look for equal hashes costs more than it saves
-MOST_KEYS = MAX_KEYS = 2_000_000  # some 40 bytes each, in every executor
+MAX_KEYS = 2_000_000  # some 40 bytes each, in every executor
 
 
 def broadcast_if_small(frame: DataFrame, rows: int) -> DataFrame:

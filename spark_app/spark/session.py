@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from pyspark import SparkContext
@@ -120,20 +118,6 @@ def widen_shuffles(spark: SparkSession, rows: int) -> None:
     wanted = 1 + rows // _ROWS_PER_SHUFFLE_PARTITION
     if wanted > int(spark.conf.get(name) or 0):
         spark.conf.set(name, str(wanted))
-
-
-@contextmanager
-def small_queries(spark: SparkSession) -> Iterator[None]:
-    """Have this thread's queries run beside large ones of other threads, rather than wait until these end.
-
-    That takes `spark.scheduler.mode` FAIR, as conf/spark says; else it changes nothing.
-    """
-    context = spark.sparkContext
-    context.setLocalProperty("spark.scheduler.pool", "small queries")
-    try:
-        yield
-    finally:
-        context.setLocalProperty("spark.scheduler.pool", "default")
 
 
 def _s3_options() -> dict[str, str]:

@@ -42,14 +42,17 @@ KEYS = {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
 TABLES = ("DailyGenreKPIs", "TopSongsPerGenre", "HourlyKPIs")
 
 
+def section(heading: str) -> str:
+    return RUNBOOK.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
 def commands(heading: str) -> list[list[str]]:
     """The commands below a heading of the section, in words."""
-    text = RUNBOOK.partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    (block,) = re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (block,) = re.findall(r"^```console\n(.*?)^```$", section(heading), re.MULTILINE | re.DOTALL)
     return [shlex.split(line) for line in block.splitlines()]
 
 
-HEADINGS = re.findall(r"^## (.*)$", RUNBOOK, re.MULTILINE)
+HEADINGS = [h for h in re.findall(r"^## (.*)$", RUNBOOK, re.MULTILINE) if "```console" in section(h)]
 
 
 @dataclass

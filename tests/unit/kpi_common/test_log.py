@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from kpi_common import log
-from spark_app.cli import _complain, _print_table
+from spark_app.cli import _print_error, _print_table
 from spark_app.config.contracts import Dataset
 from spark_app.errors import AppError
 from spark_app.run.files import FileVersion, Status
@@ -64,5 +64,5 @@ def test_the_list_of_files_keeps_its_columns(capsys: pytest.CaptureFixture[str])
 
 
 def test_an_error_keeps_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _complain(AppError("one\n\x1b[1mtwo")) == 1
+    assert _print_error(AppError("one\n\x1b[1mtwo")) == 1
     assert capsys.readouterr().err == "error: one\n�[1mtwo\n"
