@@ -183,7 +183,8 @@ def _cut_quoted(records: DataFrame, columns: int, contract: Contract) -> DataFra
     record = _without_line_end(raw)
     if contract.quote_escape == "backslash":
         records = records.withColumn("as_written", raw).withColumn("raw", _with_doubled_quotes(raw))
-    well_formed = ~F.regexp_replace(record, _QUOTED_FIELD, "").contains('"')
+    without_mark = F.regexp_replace(record, "^\ufeff", "")  # a byte order mark before a header
+    well_formed = ~F.regexp_replace(without_mark, _QUOTED_FIELD, "").contains('"')
     csv_row = F.from_csv(
         F.when(F.col("well_formed") & (commas < _MOST_COMMAS), record), _csv_schema(columns), _CSV_OPTIONS
     )

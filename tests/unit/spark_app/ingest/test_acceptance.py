@@ -119,6 +119,7 @@ def test_songs_and_users_must_be_staged_or_accepted() -> None:
         require_references(Judged((songs,)), {})
     assert error.value.code == "users_missing"
     rejected = candidate("songs/s.csv", reason="not_utf8", message="byte 7")
-    with pytest.raises(NothingUsableError, match=r"no usable songs file: .* \(songs/s\.csv: not_utf8: byte 7\)") as error:
+    message = r"no usable songs file: .* \(songs/s\.csv: not_utf8: byte 7\)"
+    with pytest.raises(NothingUsableError, match=message) as error:
         require_references(Judged((rejected, users)), {})
     assert error.value.code == "songs_refused"
