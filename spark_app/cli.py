@@ -97,7 +97,8 @@ def _under_lock(
             guarded = Lake(lake, held.enter_context(lock).ensure_held)
             context = Context(session, settings, guarded, result.run_id, result, steps)
             _resolve_command(arguments)(context)
-            result.cost = _cost(session, settings)
+            if session.started is not None:
+                result.cost = cost_so_far(session.started, settings)
         except AppError as error:
             failure = error
         except KeyboardInterrupt:
@@ -112,15 +113,6 @@ def _under_lock(
 
 def _never_held() -> None:
     raise LockLostError("this run never held the lake's lock")
-
-
-def _cost(session: LazySession, settings: Settings) -> dict[str, Any] | None:
-    """Estimate the cost; it only informs, so the run is none the worse where Spark doesn't say what it needs."""
-    try:
-        return None if session.started is None else cost_so_far(session.started, settings)
-    except Exception as error:  # noqa: BLE001 (what other builds of Spark lack is not known)
-        warn("the cost can't be estimated", detail=str(error))
-        return None
 
 
 def _finalize(lake: Lake, result: RunResult, steps: Steps, failure: AppError | None) -> int:

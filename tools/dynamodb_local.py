@@ -155,7 +155,7 @@ class DynamoDBLocal:
         if self._data is not None:
             self._data.mkdir(parents=True, exist_ok=True)
             where = ["-dbPath", str(self._data.resolve())]
-        server = [java(), "-Xmx1g", "-XX:+UseSerialGC", "-cp", class_path, MAIN_CLASS]
+        server = [java(), "-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", class_path, MAIN_CLASS]
         options = ["-sharedDb", "-disableTelemetry", "-port", str(self.port)]
         with log.open("wb") as output:
             self._process = subprocess.Popen(

@@ -71,6 +71,7 @@ def submit_environment(
         "PYSPARK_DRIVER_PYTHON": sys.executable,
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "dags")]),
         "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_LAUNCHER_OPTS": "-Dfile.encoding=UTF-8",  # of the Java that hands the arguments on
         "SPARK_SUBMIT_OPTS": " ".join(java).strip(),
         "TZ": "UTC",
         "LC_ALL": "C.UTF-8",

@@ -224,6 +224,8 @@ SAME_COLUMNS = {
         "unique_tracks",
         "track_diversity_index",
     ),
+    "daily_country": ("listen_date", "country", "listen_count", "unique_listeners", "total_listening_time_ms"),
+    "hourly_top_albums": ("listen_date", "listen_hour", "rank", "album_name", "play_count"),
 }
 
 

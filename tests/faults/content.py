@@ -27,7 +27,13 @@ LEDGER = (
     *("name", "dataset", "etag", "size", "status", "reason", "message", "rows", "valid", "duplicates", "quarantined"),
     *("waiting", "unknown_users", "quarantined_by_reason"),
 )
-KPI_TABLES = ("DailyGenreKPIs", "TopSongsPerGenre", "HourlyKPIs")
+KPI_TABLES = (
+    "DailyGenreKPIs",
+    "DailyCountryKPIs",
+    "TopSongsPerGenre",
+    "HourlyKPIs",
+    "TopAlbumsPerHour",
+)
 OF_A_RUN = ("version", "run_id", "updated_at", "writing_version")
 
 

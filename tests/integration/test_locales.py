@@ -59,6 +59,6 @@ def test_a_run_has_the_same_result_whatever_the_machine_speaks(
     ]
     artists = application.rows("kpis/hourly_top_artists", ("rank", "artist"))
     assert sorted(artists) == [(1, "I\u0307ILIK".replace("I\u0307", "\u0130")), (2, "\u0130nce Saz")]
-    entries = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    entries = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert all("\ufffd" not in str(entry) for entry in entries)
     assert any("result.json" in str(entry.get("result")) for entry in entries)

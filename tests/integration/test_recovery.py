@@ -39,7 +39,13 @@ pytestmark = [pytest.mark.integration]
 MONDAY, TUESDAY = "2024-06-24", "2024-06-25"
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text("utf-8")
 KEYS = {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
-TABLES = ("DailyGenreKPIs", "TopSongsPerGenre", "HourlyKPIs")
+TABLES = (
+    "DailyGenreKPIs",
+    "DailyCountryKPIs",
+    "TopSongsPerGenre",
+    "HourlyKPIs",
+    "TopAlbumsPerHour",
+)
 
 
 def section(heading: str) -> str:

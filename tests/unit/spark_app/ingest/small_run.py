@@ -17,6 +17,7 @@ from spark_app.ingest.file_ledger import Ledger, LedgerFolder
 from spark_app.ingest.ingest import choose_files, inspect_batch, open_versions, settle_files
 from spark_app.ingest.trial import plan_batches
 from spark_app.ingest.write_staged import Written, count_written, write_files
+from spark_app.lake.tables import mark_lake
 from spark_app.run.context import Context
 from spark_app.run.state import StateFile
 from tests.unit.spark_app.builders import a_context
@@ -46,6 +47,7 @@ class SmallRun:
 
     def __post_init__(self) -> None:
         self.context: Context = a_context(self.folder / "lake", lambda: self.spark, *self.settings, run_id=self.run_id)
+        mark_lake(self.context.lake, self.context.settings)
         self.state = StateFile(self.context.lake, self.run_id)
         self.ledger_folder = LedgerFolder(self.state)
         self.ledger = Ledger()

@@ -28,7 +28,7 @@ def context(spark: SparkSession, tmp_path: Path) -> Context:
     """A lake in which user 1 heard track a on the first day, and user 2 track b on the second; all is published."""
     lake = Lake(str(tmp_path / "lake"))
     result = RunResult("one", "run", lake.uri, None, datetime.now(UTC))
-    context = Context(lambda: spark, load_settings("local", environ={}), lake, "one", result, Steps())
+    context = Context(lambda: spark, load_settings("local"), lake, "one", result, Steps())
     listens = spark.createDataFrame(
         [(1, 1, "a", FIRST), (1, 2, "b", SECOND)], "file_id int, user_id bigint, track_id string, listen_date date"
     )
@@ -36,7 +36,7 @@ def context(spark: SparkSession, tmp_path: Path) -> Context:
     stage_songs(context, "First", "First")
     stage_users(context, "Peru", "Peru")
     for kpi in all_kpis():
-        lake.kpi(kpi.name).replace(listens.select("listen_date").coalesce(1), None, {}, ("listen_date",))
+        lake.kpi(kpi.name).replace(listens.select("listen_date", "user_id").coalesce(1), None, {}, ("listen_date",))
     return context
 
 
