@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from spark_app.lake.lock import lake_lock
 from tests.e2e.conftest import Source
 from tests.e2e.pipeline import Mailbox, Pipeline, differences
 from tests.support.dynamodb_proxy import FaultyDynamoDB, TokenBucket
@@ -117,10 +118,8 @@ def test_a_failing_job_is_told_and_its_files_stay(
     arn = aws.client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     aws.client("sns").subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
     # Somebody else holds the lake's lock: a real failure of the job, with a reason of the application's own.
-    lock = {"holder": "x", "run_id": "another-run", "pid": 1, "host": "elsewhere", "lease_seconds": 3600}
-    aws.client("s3").put_object(Bucket=pipeline.bucket, Key="lake/ops/lake.lock", Body=json.dumps(lock).encode())
-    run = pipeline.run({"job_settings": {"lock_wait_seconds": "1"}, "alert_topic_arn": topic})
-    aws.client("s3").delete_object(Bucket=pipeline.bucket, Key="lake/ops/lake.lock")
+    with pipeline.environment(), lake_lock(f"s3://{pipeline.bucket}/lake", "another-run", 6, 0):
+        run = pipeline.run({"job_settings": {"lock_wait_seconds": "1"}, "alert_topic_arn": topic})
 
     assert run.state == "failed"
     assert run.states()["run_spark_app"] == "failed"

@@ -106,7 +106,7 @@ def sleep_at(nights: Nights, place: Workplace, point: str) -> list[str]:
     return wrong + end_of(place, nights.client, prefix).differences(nights.undisturbed)
 
 
-@pytest.mark.sample
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_asleep_after_the_dates_to_export_were_chosen(nights: Nights, place: Workplace, tell: Tell) -> None:
     wrong = sleep_at(nights, place, IN_EVERY_RUN)
