@@ -219,7 +219,7 @@ class FileScan:
             return
         self.quoted_lines += sum(b'"' in line for line in lines)
         if self._contract.newline_in_field and not self.open_quotes:
-            # With backslashes, what is a quote is not told by counting: such records are all read with care.
+            # With backslashes, what is a quote can't be counted: such records are all read with care.
             self.open_quotes = self._contract.quote_escape == "backslash" or any(line.count(b'"') % 2 for line in lines)
 
     def _check_encoding(self, block: bytes, *, final: bool = False) -> None:

@@ -228,8 +228,8 @@ def mark_as_processed(run: Run, job: SparkJob | None) -> tuple[dict[str, Any], A
     outcomes = outcome.mark_processed(ledger, run["run_id"], files, result)
     rejected = {name: reason for name, reason in outcomes.rejected.items() if name in claimed}
     unknown = {name: why for name, why in outcomes.failed.items() if why.startswith(outcome.NOT_MENTIONED)}
-    told = FileOutcomes(rejected=rejected, failed=unknown)
-    return outcomes.to_json(), messages.files_not_taken(settings, run["run_id"], told)
+    found = FileOutcomes(rejected=rejected, failed=unknown)
+    return outcomes.to_json(), messages.files_not_taken(settings, run["run_id"], found)
 
 
 def archive_files(run: Run, job: SparkJob | None) -> tuple[dict[str, Any], Alert | None]:
@@ -240,7 +240,7 @@ def archive_files(run: Run, job: SparkJob | None) -> tuple[dict[str, Any], Alert
     details = {file["name"]: file for file in (result or {}).get("files", [])}
     ledger = ClaimLedger(settings.delivery)
     moved = move_done(buckets, ledger, settings, list_source(buckets, settings), details=details)
-    new = {name: why for name, why in moved.left.items() if name in details}  # the others were told before
+    new = {name: why for name, why in moved.left.items() if name in details}  # the others were in an alert before
     return moved.to_json(), messages.files_not_archived(run["run_id"], new)
 
 

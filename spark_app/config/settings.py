@@ -105,7 +105,7 @@ def _split(assignment: str) -> tuple[str, str]:
 
 
 def _variables() -> dict[str, str]:
-    """Of the environment, also what is no setting, so that it is told as unknown."""
+    """Of the environment, also what is no setting, so that it is reported as unknown."""
     ours = (name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and not name.startswith(_NOT_SETTINGS))
     return {name.removeprefix(ENVIRONMENT_PREFIX).lower(): os.environ[name] for name in ours}
 

@@ -127,12 +127,12 @@ def is_header(contract: Contract) -> Column:
 
 def warning_notes(by_reason: Mapping[str, int]) -> list[str]:
     """Say in words what the rows of a file have that may be a mistake of its source."""
-    told = {
+    counted = {
         SUSPICIOUS_NULL: "rows hold NULL, None, nan or the like as text: if it means nothing, add it to `null_values` "
         "of the contract",
         HTML_ENTITY: "rows hold HTML entities such as &amp;: a name with one is another name than without",
     }
-    return [f"{by_reason[reason]} {text}" for reason, text in told.items() if by_reason.get(reason)]
+    return [f"{by_reason[reason]} {text}" for reason, text in counted.items() if by_reason.get(reason)]
 
 
 def _any(test: Callable[[Column], Column], texts: list[Column]) -> Column:

@@ -50,7 +50,7 @@ class LakeLock:
             LakeLockedError: another application held and renewed it all that time.
         """
         deadline = time.monotonic() + wait_seconds
-        seen_tag, seen_since, told = None, 0.0, False
+        seen_tag, seen_since, logged = None, 0.0, False
         while True:
             data, tag = self._storage.read_tagged(self._uri) or (None, None)
             renewed = tag != seen_tag and seen_tag is not None
@@ -68,9 +68,9 @@ class LakeLock:
                     f"(process {holder.get('pid')} on {holder.get('host')}, renewed {holder.get('renewed_at')}); "
                     "wait for it to end, or raise lock_wait_seconds"
                 )
-            if not told:
+            if not logged:
                 log("waiting for the lake's lock", held_by=holder.get("run_id"))
-                told = True
+                logged = True
             time.sleep(min(0.5, self._lease_seconds / 4, holder["lease_seconds"] / 4))
         threading.Thread(target=self._renew_until_stopped, name="lake-lock", daemon=True).start()
 

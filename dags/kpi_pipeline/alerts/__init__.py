@@ -1,1 +1,1 @@
-"""What people are told of a run; how it reaches them is `dags/alert_channels.py`, by Airflow's own notifiers."""
+"""The texts of alerts; they are sent by `dags/alert_channels.py`, Airflow's own notifiers."""

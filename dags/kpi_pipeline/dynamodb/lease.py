@@ -110,7 +110,7 @@ class Lease:
             LeaseError: another writer of this export was at work for longer than the settings allow to wait.
         """
         deadline = time.monotonic() + self._wait_seconds
-        told = False
+        logged = False
         while True:
             taken, item = self._try_to_acquire(adopt_lake=adopt_lake)
             if taken:
@@ -125,8 +125,8 @@ class Lease:
                     f"export {self._export.export_seq} is being written by {holder}, and still was after "
                     f"{self._wait_seconds:.0f} s (writer.wait_seconds)"
                 )
-            if not told:
-                told = True
+            if not logged:
+                logged = True
                 left = max(0.0, float(self._text(item, "lease_until") or 0) - time.time())
                 log("waiting for another writer of the same export", holder=holder, lease_seconds_left=round(left, 1))
             time.sleep(POLL_SECONDS)

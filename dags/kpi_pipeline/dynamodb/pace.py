@@ -36,7 +36,7 @@ class Turn(NamedTuple):
 
 
 class Pace:
-    """Waits before requests; told of each answer. Rates are in write units a second."""
+    """Waits before requests; it learns from each answer. Rates are in write units a second."""
 
     def __init__(
         self,
