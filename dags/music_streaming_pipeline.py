@@ -36,14 +36,14 @@ A run that was marked failed by hand leaves no job behind: the next run cancels 
 | 2 | wrong settings | correct `job_settings` or the image, then start a run |
 | 3 | nothing usable: every file was rejected | the alert has the reasons; nothing to start again |
 | 4 | the audit failed: nothing was published | read `audit` in `result.json`; a release may be bad: see `rebuild` and `restore` |
-| 52, 137 | out of memory | start a run: it takes half of the files, so that a bad one is found |
+| 52, 137 | out of memory | start a run: it tries the files in groups, so that a bad one is found |
 
-The files stay where they are and the next run takes them again. Only a job that died while it judged files counts
-against them (not quota, role, image, lock, disk or a cancelled job): the next runs take half of them, and half of
-these, and a file of listens with which `max_attempts` jobs have died, at last alone, is set aside in `rejected/`, with
-an alert. Songs and users are never set aside. A rejected file is taken again when a corrected one comes under its name,
-or when it is released: `python -m kpi_pipeline files release NAME`, or all of a kind with `--reason too_many_failures`,
-and `files retry NAME` of the Spark application if that had rejected it.
+The files stay where they are and the next run takes them again. Only where the application itself died while it judged
+files (not by quota, role, image, lock, disk or a cancelled job) it tries these in smaller groups from then on; a file
+of which three runs died alone is rejected as `run_died`, with an alert; songs and users stay where they are even then.
+A rejected file is taken again when a corrected one comes under its name, or when it is released:
+`python -m kpi_pipeline files release NAME`, or all of a kind with `--reason run_died`, and `files retry NAME` of the
+Spark application.
 
 ## For other DAGs
 

@@ -95,7 +95,7 @@ def _add_files(commands: Any, common: argparse.ArgumentParser) -> None:
         "release", parents=[common], help="bring rejected files back to the source, so that the next run takes them"
     )
     releasing.add_argument("names", nargs="*", metavar="NAME", help="such as streams/streams1.csv")
-    releasing.add_argument("--reason", metavar="REASON", help="all files rejected for it, such as too_many_failures")
+    releasing.add_argument("--reason", metavar="REASON", help="all files rejected for it, such as run_died")
     releasing.add_argument("--source", required=True, metavar="URI", help="s3://bucket/raw")
     releasing.add_argument("--rejected", required=True, metavar="URI", help="s3://bucket/rejected")
     releasing.set_defaults(command=_release_files)

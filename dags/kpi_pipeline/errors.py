@@ -57,10 +57,8 @@ class JobFailedError(AppError):
     Args:
         message: EMR's words, the application's reason, where the log is.
         exit_code_of_job: what the application ended with, if that is known.
-        blames_files: whether the application died while it was judging its files.
     """
 
-    def __init__(self, message: str, exit_code_of_job: int | None, *, blames_files: bool) -> None:
+    def __init__(self, message: str, exit_code_of_job: int | None) -> None:
         super().__init__(message)
         self.exit_code_of_job = exit_code_of_job
-        self.blames_files = blames_files

@@ -83,7 +83,6 @@ class PipelineSettings(AlertSettings):
     # Files.
     max_files: int = Field(5000, ge=1, description="files of one run at most, the oldest first")
     max_bytes: int = Field(100 * 1024**3, ge=1, description="bytes of one run at most")
-    max_attempts: int = Field(3, ge=1, description="jobs that died of a file after which it is set aside")
     claim_hours: float = Field(24, gt=0, description="a claim of a run that Airflow doesn't know ends after this")
     keep_intermediate_days: float = Field(7, ge=0, description="what runs that died left is deleted after this")
 

@@ -262,20 +262,18 @@ def mark_failed(
         job: the run's, as far as it is known.
     """
     its, failures = PipelineSettings(**settings), dict(failures)
-    found, result, blames_files = None, None, False
+    found, result = None, None
     try:
         found = _ended_job(its, run_id, job)
         result = None if found is None else emr_job.read_result(emr_job.result_uri(found))
         if found is not None and JOB_TASK in failures:
-            failure = emr_job.failure_of(found, result)
-            failures[JOB_TASK] = failures[JOB_TASK] or str(failure)
-            blames_files = failure.blames_files
+            failures[JOB_TASK] = failures[JOB_TASK] or str(emr_job.failure_of(found, result))
     except AppError as error:
-        warn("it is not known how the Spark job ended; no file is blamed", run_id=run_id, reason=str(error))
+        warn("it is not known how the Spark job ended", run_id=run_id, reason=str(error))
     shown = {} if found is None else {"job_id": found["jobRunId"], "log": emr_job.log_location(found)}
     reason = "; ".join(f"{task}: {message}" for task, message in failures.items()) or messages.NO_REASON
     try:
-        outcomes = _give_back(its, run_id, reason, result, its.max_attempts if blames_files else None)
+        outcomes = _give_back(its, run_id, reason, result)
     except AppError as error:
         problem = f"The claims could not be given back: {error}. The next run gives them up."
         return {}, messages.run_failed(run_id, failures, FileOutcomes(), shown, problem)
@@ -293,14 +291,12 @@ def _ended_job(settings: PipelineSettings, run_id: str, job: SparkJob | None) ->
     return found
 
 
-def _give_back(
-    settings: PipelineSettings, run_id: str, reason: str, result: Mapping[str, Any] | None, max_attempts: int | None
-) -> FileOutcomes:
+def _give_back(settings: PipelineSettings, run_id: str, reason: str, result: Mapping[str, Any] | None) -> FileOutcomes:
     buckets, ledger = S3Storage(), ClaimLedger(settings.delivery)
     manifest = find_run_manifest(buckets, settings, run_id)
     if manifest is None:
         return FileOutcomes()  # it failed before it claimed anything
-    outcomes = outcome.mark_failed(ledger, run_id, manifest["files"], result, reason, max_attempts)
+    outcomes = outcome.mark_failed(ledger, run_id, manifest["files"], result, reason)
     details = {file["name"]: file for file in (result or {}).get("files", [])}
     if outcomes.rejected:
         move_done(buckets, ledger, settings, list_source(buckets, settings), frozenset({REJECTED}), details)

@@ -1,22 +1,23 @@
 """Which files a run judges together: all at once, but those on which a run died before are tried apart from others.
 
 So a file that kills the process is found by itself: files on which a run died are tried in groups, each noted in
-`ops/state.json` before, until the bad one is alone; when a run has died of it alone again, it is rejected.
+`ops/state.json` before, until the bad one is alone; when three runs have died of it alone, it is rejected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from spark_app.config.contracts import Dataset
-from spark_app.errors import NothingUsableError
+from spark_app.errors import AppError
 from spark_app.run.files import InputFile
 from spark_app.run.state import LakeState, StateFile, TrialGroup
 
 _PARTS = 8  # into which files are divided that a run died of: 5,000 take five runs, and each run at most eight rounds
-_DEATHS_ALONE = 2
+_DEATHS_ALONE = 3
+_FULL_DISK = ("No space left on device", "Disk quota exceeded")
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,21 @@ def plan_batches(files: Sequence[InputFile], state: LakeState) -> list[Batch]:
 
 @contextmanager
 def note_trial(state: StateFile, batch: Batch, later: Iterable[Batch]) -> Iterator[None]:
-    """Note which files are being judged, and which are still to be tried; the note stays if the run dies, or fails."""
+    """Note which files are being judged, and which are still to be tried; the note stays if the run dies of them."""
+    before = state.value
     state.save("judge", judging=batch.group, suspects=tuple(other.group for other in later))
     try:
         yield
-    except NothingUsableError:  # no file's fault
-        state.save("judged", judging=None, suspects=())
+    except BaseException as error:
+        if _no_files_fault(error):
+            with suppress(AppError):  # the lake or its lock is lost
+                state.save("judged", judging=before.judging, suspects=before.suspects)
         raise
+
+
+def _no_files_fault(error: BaseException) -> bool:
+    """Whether it is an error with a code of its own, a stop by hand or by the platform, or a full disk."""
+    return isinstance(error, AppError | KeyboardInterrupt) or any(sign in str(error) for sign in _FULL_DISK)
 
 
 def _divided(group: TrialGroup | None) -> list[TrialGroup]:

@@ -11,6 +11,7 @@ from mypy_boto3_dynamodb import DynamoDBClient
 
 from kpi_common.errors import UsageError
 from kpi_common.uris import StoredFile
+from kpi_pipeline.files.archive import is_to_move
 from kpi_pipeline.files.arrivals import SourceFile, claim_arrivals
 from kpi_pipeline.files.claims import FAILED, PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry, Liveness
 from kpi_pipeline.files.outcome import mark_failed, mark_processed
@@ -131,66 +132,38 @@ def test_files_that_the_job_passed_over_are_not_taken_for_successes(
     assert entries[files[0].name].reason.startswith("not_mentioned"), "nothing says that it was taken in"
 
 
-def test_a_file_is_set_aside_after_three_jobs_died_with_it(ledger: ClaimLedger, settings: PipelineSettings) -> None:
-    for number in range(1, 4):
-        claim_arrivals([A], ledger, f"run-{number}", settings, DEAD)
-        outcome = mark_failed(ledger, f"run-{number}", manifest(A), None, "out of memory", 3)
-        again = mark_failed(ledger, f"run-{number}", manifest(A), None, "out of memory", 3)
-        assert again == outcome, "marked twice counts once"
-        entry = ledger.read([A.name])[A.name]
-        assert (entry.attempts, entry.status) == (number, REJECTED if number == 3 else FAILED)
-    assert entry.reason == "too_many_failures: 3 jobs died with this file, the last with it alone: out of memory"
-    assert rejected_for(ledger, "too_many_failures") == [A.name]
-    with pytest.raises(UsageError, match="the reasons are: too_many_failures"):
-        rejected_for(ledger, "empty_file")
-    assert claim_arrivals([A], ledger, "run-4", settings, DEAD).claimed == []
-    assert len(claim_arrivals([source(A.name, "e2")], ledger, "run-4", settings, DEAD).claimed) == 1
-
-
-def test_a_file_that_kills_jobs_is_found_by_halving_and_no_other_is_set_aside(
-    ledger: ClaimLedger, settings: PipelineSettings
-) -> None:
-    files = [SONGS, *(source(f"streams/{number}.csv", minute=number) for number in range(10))]
-    killer = files[7]
-    for number in range(20):
-        found = claim_arrivals(files, ledger, f"run-{number}", settings, DEAD)
-        if not found.claimed:
-            break
-        taken = manifest(*found.claimed)
-        if killer in found.claimed:
-            mark_failed(ledger, f"run-{number}", taken, None, "out of memory", 3)
-        else:
-            result = {"files": [accepted(file) for file in found.claimed]}
-            mark_processed(ledger, f"run-{number}", taken, result)
-    entries = ledger.read(file.name for file in files)
-    assert {name for name, entry in entries.items() if entry.status == REJECTED} == {killer.name}
-    assert {entry.status for entry in entries.values()} == {REJECTED, SUCCESS}
-    print(f"found after {number} runs of {len(files)} files")
-    assert number <= 10
-
-
-def test_songs_that_kill_jobs_are_never_set_aside_and_keep_nothing_else_waiting(
+def test_a_failed_job_gives_all_files_back_but_those_it_rejected(
     ledger: ClaimLedger, settings: PipelineSettings
 ) -> None:
     for number in range(5):
-        (file,) = claim_arrivals([SONGS], ledger, f"run-{number}", settings, DEAD).claimed
-        mark_failed(ledger, f"run-{number}", manifest(file), None, "out of memory", 3)
-    assert ledger.read([SONGS.name])[SONGS.name].status == FAILED
-    assert names(claim_arrivals([SONGS, A], ledger, "next", settings, DEAD).claimed) == [A.name]
+        claim_arrivals([A, B, SONGS], ledger, f"run-{number}", settings, DEAD)
+        outcome = mark_failed(ledger, f"run-{number}", manifest(A, B, SONGS), None, "no capacity")
+        assert set(outcome.failed) == {A.name, B.name, SONGS.name}
+        again = mark_failed(ledger, f"run-{number}", manifest(A, B, SONGS), None, "no capacity")
+        assert again == outcome, "marked twice is marked once"
+    claim_arrivals([A, B, SONGS], ledger, "last", settings, DEAD)
+    died = {"name": B.name, "outcome": "rejected", "reason": "run_died", "message": "three runs"}
+    mark_failed(ledger, "last", manifest(A, B, SONGS), {"files": [died]}, "no KPI")
+    assert rejected_for(ledger, "run_died") == [B.name]
+    with pytest.raises(UsageError, match="the reasons are: run_died"):
+        rejected_for(ledger, "empty_file")
+    assert names(claim_arrivals([A, B, SONGS], ledger, "next", settings, DEAD).claimed) == [A.name, SONGS.name]
+    assert len(claim_arrivals([source(B.name, "e2")], ledger, "next", settings, DEAD).claimed) == 1
+
+
+def test_songs_of_which_runs_died_stay_where_they_are(ledger: ClaimLedger, settings: PipelineSettings) -> None:
+    claim_arrivals([A, SONGS], ledger, "one", settings, DEAD)
+    died = [{"name": f.name, "outcome": "rejected", "reason": "run_died", "message": "x"} for f in (A, SONGS)]
+    mark_processed(ledger, "one", manifest(A, SONGS), {"files": died})
+    entries = ledger.read([A.name, SONGS.name])
+    assert is_to_move(A, entries[A.name])
+    assert not is_to_move(SONGS, entries[SONGS.name])
 
 
 def test_a_run_that_is_continued_takes_what_its_manifest_names(ledger: ClaimLedger, settings: PipelineSettings) -> None:
     claim_arrivals([A], ledger, "one", settings, ALIVE)
-    mark_failed(ledger, "one", manifest(A), None, "cancelled", None)
+    mark_failed(ledger, "one", manifest(A), None, "cancelled")
     assert names(claim_arrivals([A, B], ledger, "one", settings, ALIVE, {A.name}).claimed) == [A.name]
-
-
-def test_what_was_not_the_jobs_fault_does_not_count(ledger: ClaimLedger, settings: PipelineSettings) -> None:
-    for number in range(5):
-        claim_arrivals([A], ledger, f"run-{number}", settings, DEAD)
-        mark_failed(ledger, f"run-{number}", manifest(A), None, "DynamoDB is away", None)
-    entry = ledger.read([A.name])[A.name]
-    assert (entry.attempts, entry.status) == (0, FAILED)
 
 
 def test_a_run_takes_the_oldest_up_to_its_limits(ledger: ClaimLedger, settings: PipelineSettings) -> None:

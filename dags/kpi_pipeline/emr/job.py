@@ -22,13 +22,6 @@ from kpi_pipeline.errors import JobFailedError, ResultError
 LIVE_STATES = ("SUBMITTED", "PENDING", "SCHEDULED", "QUEUED", "RUNNING", "CANCELLING")
 TERMINAL_STATES = frozenset({"SUCCESS", "FAILED", "CANCELLED"})
 FINAL_EXIT_CODES = frozenset({2, 3, 4})  # trying the same again has the same end
-JUDGING_STEPS = frozenset({"inspect files", "validate", "stage"})  # of the application's result
-# What is said where the platform and not a file is at fault.
-PLATFORM_TROUBLE = re.compile(
-    r"no space left|disk quota|ErrImagePull|image.{0,60}(pull|not found|manifest)|access.?denied|not authorized"
-    r"|assume.?role|credential|throttl|quota|capacity|could not be (provisioned|started)|can't be reached",
-    re.IGNORECASE,
-)
 MARGIN = timedelta(minutes=30)  # for the application's start and EMR's own queue, beside the execution timeout
 CANCEL_TIMEOUT_S = 600.0
 CANCEL_POLL_S = 2.0
@@ -154,8 +147,7 @@ def failure_of(job: Job, result: Mapping[str, Any] | None) -> JobFailedError:
     if details:
         parts.append(f"EMR says: {details[:1000]}")
     parts.append(f"log: {log_location(job)}")
-    blames = job["state"] == "FAILED" and exit_code is not None and _died_judging(details, result)
-    return JobFailedError("; ".join(parts), exit_code, blames_files=blames)
+    return JobFailedError("; ".join(parts), exit_code)
 
 
 def log_location(job: Job) -> str:
@@ -168,20 +160,6 @@ def log_location(job: Job) -> str:
     if "cloudWatchLoggingConfiguration" in monitoring:
         places.append(f"CloudWatch {monitoring['cloudWatchLoggingConfiguration']['logGroupName']}, {folder}")
     return " and ".join(places) or "the EMR Serverless console (no log destination is set)"
-
-
-def _died_judging(details: str, result: Mapping[str, Any] | None) -> bool:
-    """Whether the application ran and died while it was judging files: only then may a file be the cause.
-
-    An error that has a code of its own (settings, lock, storage, audit, …) is none of a file's.
-    """
-    error = (result or {}).get("error") or {}
-    if PLATFORM_TROUBLE.search(f"{details} {error.get('message', '')}"):
-        return False
-    if result is None:
-        return True
-    steps = [step["name"] for step in result["steps"]]
-    return error.get("code") == "unexpected" and bool(steps) and steps[-1] in JUDGING_STEPS
 
 
 def _exit_code(details: str, result: Mapping[str, Any] | None) -> int | None:

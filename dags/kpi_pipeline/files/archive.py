@@ -27,6 +27,7 @@ AT_ONCE = 8
 REASON_SUFFIX = ".reason.json"
 SOURCE_NAME = "source-name"
 SOURCE_MODIFIED = "source-modified-at"
+RUN_DIED = "run_died"  # a rejection of the application
 MAX_KEY_BYTES = 1024  # of S3, and of an object's notes
 MAX_NOTES_BYTES = 2048
 ETAG_IN_NAME = 8  # characters
@@ -94,10 +95,15 @@ def move_done(
 
 
 def is_to_move(file: SourceFile, entry: Entry) -> bool:
-    """Whether a file is done with this content: reference data stay, and what waits for songs until they come."""
+    """Whether a file is done with this content; one that waits for songs stays until they come.
+
+    Songs and users stay, unless their content is bad: also where runs died of them.
+    """
     if entry.etag != file.stored.etag or entry.waits_for_songs:
         return False
-    return entry.status == REJECTED or (entry.status == SUCCESS and file.dataset == STREAMS)
+    if file.dataset == STREAMS:
+        return entry.status in {SUCCESS, REJECTED}
+    return entry.status == REJECTED and not entry.reason.startswith(RUN_DIED)
 
 
 def archive_problem(settings: PipelineSettings, file: SourceFile, entry: Entry) -> str | None:

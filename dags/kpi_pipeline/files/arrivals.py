@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kpi_common.errors import AppError
-from kpi_common.log import log, warn
+from kpi_common.log import warn
 from kpi_common.s3_files import S3Storage
 from kpi_common.uris import StoredFile
 from kpi_pipeline.dynamodb.lease import utc_now
@@ -72,12 +72,6 @@ class Candidate:
     file: SourceFile
     entry: Entry | None
 
-    @property
-    def suspected(self) -> Entry | None:
-        """The entry of a file with which a job has died, as long as its content is the same."""
-        entry = self.entry
-        return entry if entry is not None and entry.together and entry.etag == self.file.stored.etag else None
-
 
 def list_source(buckets: S3Storage, settings: PipelineSettings) -> list[SourceFile]:
     """Return the files of all three folders, in the order in which they are taken; others' files are passed over."""
@@ -119,11 +113,10 @@ def claim_arrivals(
     found, candidates, until_songs_come = _sort_out(
         [file for file in files if again is None or file.name in again], ledger, run_id, liveness
     )
-    batch = candidates if again is not None else choose_batch(candidates, settings)
-    if any(candidate.file.dataset == "songs" for candidate in batch):
-        batch = [*batch, *until_songs_come]
+    if any(candidate.file.dataset == "songs" for candidate in candidates):
+        candidates += until_songs_come
     size = 0
-    for candidate in batch:
+    for candidate in candidates:
         file, entry = candidate.file, candidate.entry
         size += file.stored.size
         if found.claimed and (len(found.claimed) >= settings.max_files or size > settings.max_bytes):
@@ -164,27 +157,6 @@ def _is_held(entry: Entry | None, run_id: str, liveness: Liveness) -> bool:
     if entry is None or entry.status != PROCESSING or entry.run_id == run_id:
         return False
     return not liveness.is_dead(entry)
-
-
-def choose_batch(candidates: list[Candidate], settings: PipelineSettings) -> list[Candidate]:
-    """Return the files of the next job: the new ones, or half of those with which a job has died.
-
-    So after some runs a file that kills jobs is alone, and the others are done. A file of songs or users that kills
-    jobs alone is never set aside: from `max_attempts` on it is tried only when there is nothing else to do.
-    """
-
-    def hopeless(candidate: Candidate) -> bool:
-        entry = candidate.suspected
-        return entry is not None and entry.together == 1 and entry.attempts >= settings.max_attempts
-
-    hopeful = [candidate for candidate in candidates if not hopeless(candidate)]
-    largest = max((c.suspected.together for c in hopeful if c.suspected is not None), default=0)
-    if not largest:
-        return hopeful or candidates[:1]
-    suspects = [c for c in hopeful if c.suspected is not None and c.suspected.together == largest]
-    batch = suspects[: max(1, largest // 2)]
-    log("a job has died with these files: they are tried apart from the others", files=len(batch), of=largest)
-    return batch
 
 
 # --- the run manifest ---

@@ -35,11 +35,7 @@ UNTIL_SONGS_COME = "too_many_waiting"
 
 @dataclass(frozen=True)
 class Entry:
-    """What the ledger says of a file; its fields are the item's attributes.
-
-    `attempts` counts jobs that died while they judged this file among others; `together` is how many these were the
-    last time, 0 when none died.
-    """
+    """What the ledger says of a file; its fields are the item's attributes."""
 
     filename: str
     status: str
@@ -49,8 +45,6 @@ class Entry:
     processed_on: str = ""
     rows: int | None = None
     reason: str = ""
-    attempts: int = 0
-    together: int = 0
 
     @property
     def waits_for_songs(self) -> bool:
@@ -102,8 +96,6 @@ class ClaimLedger:
         Returns:
             Whether the claim was made; not when somebody else changed the entry meanwhile.
         """
-        if over is not None and over.etag == entry.etag:
-            entry = replace(entry, attempts=over.attempts, together=over.together)
         return self._put(replace(entry, status=PROCESSING, processed_on=utc_now()), over)
 
     def settle(self, before: Entry, status: str, **changes: Any) -> bool:

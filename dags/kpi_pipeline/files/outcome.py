@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kpi_common.log import log, warn
-from kpi_pipeline.files.arrivals import STREAMS
 from kpi_pipeline.files.claims import FAILED, PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry
 
-SET_ASIDE = "too_many_failures"
 NOT_MENTIONED = "not_mentioned"
 REJECTIONS = ("rejected", "rejected_before")
 # superseded, withdrawn_before: the lake holds a newer version, or was told by hand not to hold it.
@@ -51,7 +49,7 @@ def mark_processed(
     outcomes = FileOutcomes()
     for entry in _claimed(ledger, run_id, files, outcomes):
         status, reason, rows = _verdict(done.get(entry.filename))
-        _settle(ledger, entry, outcomes, status, reason, rows=rows, attempts=0, together=0)
+        _settle(ledger, entry, outcomes, status, reason, rows=rows)
     log("marked", succeeded=len(outcomes.succeeded), failed=len(outcomes.failed), rejected=len(outcomes.rejected))
     return outcomes
 
@@ -62,9 +60,10 @@ def mark_failed(
     files: Iterable[Mapping[str, Any]],
     result: Mapping[str, Any] | None,
     reason: str,
-    max_attempts: int | None,
 ) -> FileOutcomes:
     """Give the run's claims back with a reason; what the job rejected is rejected. Doing it again changes nothing.
+
+    The next run takes them again. Which file killed a job is found by the application (`spark_app.ingest.trial`).
 
     Args:
         ledger: of the files.
@@ -72,26 +71,15 @@ def mark_failed(
         files: of the run manifest.
         result: of the application, if it wrote one.
         reason: what the run failed of.
-        max_attempts: that many jobs died of a streams file, at last alone, set it aside; None: no file is to blame.
     """
     done = _by_name(result) if result is not None else {}
     outcomes = FileOutcomes()
-    files = list(files)
-    entries = ledger.read(file["name"] for file in files)
-    together = sum(1 for entry in entries.values() if entry.run_id == run_id)
     for entry in _claimed(ledger, run_id, files, outcomes):
         file = done.get(entry.filename)
         if file is not None and file["outcome"] in REJECTIONS:
             _settle(ledger, entry, outcomes, REJECTED, _reason(file))
-        elif max_attempts is None:
-            _settle(ledger, entry, outcomes, FAILED, reason)
         else:
-            attempts = entry.attempts + 1
-            status, why = FAILED, reason
-            if together == 1 and attempts >= max_attempts and entry.filename.startswith(f"{STREAMS}/"):
-                status = REJECTED
-                why = f"{SET_ASIDE}: {attempts} jobs died with this file, the last with it alone: {reason}"
-            _settle(ledger, entry, outcomes, status, why, attempts=attempts, together=together)
+            _settle(ledger, entry, outcomes, FAILED, reason)
     log("claims given back", failed=len(outcomes.failed), rejected=len(outcomes.rejected))
     return outcomes
 

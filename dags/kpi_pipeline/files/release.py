@@ -36,7 +36,7 @@ def release(buckets: S3Storage, ledger: ClaimLedger, source: str, rejected: str,
 
 
 def rejected_for(ledger: ClaimLedger, reason: str) -> list[str]:
-    """Return the names of all files that were rejected for a reason, such as `too_many_failures`.
+    """Return the names of all files that were rejected for a reason, such as `run_died`.
 
     Raises:
         UsageError: there is none; the message has the reasons that there are.

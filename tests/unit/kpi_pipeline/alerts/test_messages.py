@@ -27,10 +27,10 @@ def test_subjects_and_lines_have_a_limit() -> None:
 
 
 def test_a_failed_run_always_has_a_reason_and_names_files_and_log() -> None:
-    outcomes = FileOutcomes(failed={"streams/a.csv": "x"}, rejected={"streams/b.csv": "too_many_failures: 3"})
+    outcomes = FileOutcomes(failed={"streams/a.csv": "x"}, rejected={"streams/b.csv": "run_died: 3"})
     text = messages.run_failed("r", {"run_spark_app": ""}, outcomes, {"job_id": "j", "log": "s3://l"}).text
     assert f"run_spark_app: {messages.NO_REASON}" in text
-    for part in ("  streams/a.csv", "  streams/b.csv: too_many_failures: 3", "Log of the Spark job j: s3://l"):
+    for part in ("  streams/a.csv", "  streams/b.csv: run_died: 3", "Log of the Spark job j: s3://l"):
         assert part in text
     assert messages.NO_REASON in messages.run_failed("r", {}, FileOutcomes(), {}).text
 

@@ -106,28 +106,3 @@ def test_a_failure_tells_exit_code_reason_and_log() -> None:
     failure = emr_job.failure_of(ended("Job failed. ExitCode: 1. x"), result("audit_failed", 4, message="rows missing"))
     assert failure.exit_code_of_job == 4
     assert "audit_failed: rows missing" in str(failure)
-
-
-@pytest.mark.parametrize(
-    ("found", "of_result", "blamed"),
-    [
-        (ended("Job failed. ExitCode: 52. java.lang.OutOfMemoryError: Java heap space"), None, True),
-        (ended("Job failed. ExitCode: 137."), None, True),
-        (ended("ExitCode: 1"), result("unexpected"), True),
-        (ended("ExitCode: 1"), result("unexpected", step="publish KPIs"), False),
-        (ended("ExitCode: 1"), result("unexpected", message="No space left on device"), False),
-        (ended("ExitCode: 1"), result("lake_locked"), False),
-        (ended("ExitCode: 1"), result("lock_lost"), False),
-        (ended("ExitCode: 2"), result("usage", 2), False),
-        (ended("ExitCode: 4"), result("audit_failed", 4), False),
-        (ended("Job failed to start: ErrImagePull"), None, False),
-        (ended("ExitCode: 1. Could not load credentials"), None, False),
-        (ended("The job exceeded the maximum capacity quota"), None, False),
-        (ended("Job run was cancelled. ExitCode: 143", "CANCELLED"), None, False),
-    ],
-    ids=lambda value: value["stateDetails"][:30] if isinstance(value, dict) and "stateDetails" in value else None,
-)
-def test_files_are_blamed_only_where_the_application_died_while_judging_them(
-    found: dict[str, Any], of_result: dict[str, Any] | None, blamed: bool
-) -> None:
-    assert emr_job.failure_of(found, of_result).blames_files is blamed
