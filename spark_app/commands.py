@@ -38,6 +38,7 @@ from spark_app.run.context import Context
 from spark_app.run.files import FileVersion, Status
 from spark_app.run.result import RunResult
 from spark_app.run.state import StateFile
+from spark_app.spark.session import plans_for
 
 
 def run(context: Context, source: str | None, manifest: str | None) -> None:
@@ -72,8 +73,9 @@ def _take_in(
 ) -> Sequence[Candidate]:
     """Inspect, judge and stage the files of a batch, and settle what became of them."""
     step, result = context.steps.step, context.result
-    context.start_spark()
+    data_bytes = batch.unpacked_bytes + context.lake.reference_bytes()
     with ExitStack() as frames:
+        frames.enter_context(plans_for(context.spark, data_bytes=data_bytes))
         with note_trial(state, batch, later):
             with step("inspect files"):
                 candidates, choice = inspect_batch(context, batch, ledger)

@@ -15,20 +15,14 @@ from pyspark import RDD, SparkContext
 from pyspark.serializers import BatchedSerializer
 from pyspark.sql import SparkSession
 
-from spark_app.spark.session import build_session
+from spark_app.spark import session as spark_session
+from spark_app.spark.session import FOR_LITTLE_DATA, build_session
 from tests.faults.report import print_table
 from tests.support.cpu import cpu_seconds
 from tools.spark_submit import SHORT_RUN_JAVA_OPTIONS, spark_home, submit_environment, submit_options
 
-# What costs a small frame more than it gains; a test asks for it by `as_in_production`.
-OFF = {
-    "spark.sql.adaptive.enabled": "false",
-    "spark.sql.codegen.wholeStage": "false",
-    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-}
-TEST_CONF = OFF | {
+TEST_CONF = FOR_LITTLE_DATA | {
     "spark.master": "local[2]",
-    "spark.sql.shuffle.partitions": "2",
     "spark.default.parallelism": "2",
     "spark.databricks.delta.snapshotPartitions": "1",
     "spark.ui.showConsoleProgress": "false",
@@ -71,13 +65,14 @@ def spark() -> Iterator[SparkSession]:
 
 
 @pytest.fixture
-def as_in_production(spark: SparkSession) -> Iterator[None]:
-    """Adaptive execution and generated code."""
-    for name in OFF:
+def as_for_many_rows(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Adaptive execution and generated code, which the application leaves out for little data."""
+    monkeypatch.setattr(spark_session, "LITTLE_DATA_BYTES", 0)
+    for name in FOR_LITTLE_DATA:
         spark.conf.unset(name)
     assert spark.conf.get("spark.sql.adaptive.enabled") == "true"
     yield
-    for name, value in OFF.items():
+    for name, value in FOR_LITTLE_DATA.items():
         spark.conf.set(name, value)
 
 

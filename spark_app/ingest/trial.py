@@ -17,6 +17,7 @@ from spark_app.run.state import LakeState, StateFile, TrialGroup
 
 _PARTS = 8  # into which files are divided that a run died of: 5,000 take five runs, and each run at most eight rounds
 _DEATHS_ALONE = 3
+_UNPACKED = 8  # times as large as gzip
 _FULL_DISK = ("No space left on device", "Disk quota exceeded")
 
 
@@ -26,6 +27,11 @@ class Batch:
 
     files: tuple[InputFile, ...]
     group: TrialGroup
+
+    @property
+    def unpacked_bytes(self) -> int:
+        """About how many bytes of text they hold."""
+        return sum(file.size * (_UNPACKED if file.compressed else 1) for file in self.files)
 
     @property
     def condemned(self) -> bool:

@@ -80,6 +80,10 @@ class Table:
             raise UsageError(f"{self.uri}: this folder holds files, but is no Delta table (no {_LOG}/*.json)")
         return newest
 
+    def stored_bytes(self) -> int:
+        """Return how many bytes lie in the table's folder, for whatever version."""
+        return sum(stored.size for stored in storage_for(self.uri).list_files(self.uri))
+
     def read(self, spark: SparkSession, version: int | None = None) -> DataFrame:
         """Read the table, pinned at a version if one is given."""
         reader = spark.read.format("delta")

@@ -111,6 +111,10 @@ class Lake:
         self.ensure_held()
         storage_for(self.uri).delete_folder(join(self.uri, path))
 
+    def reference_bytes(self) -> int:
+        """Return how many bytes the staged songs and users take, with what older versions of them still take."""
+        return sum(self.staged(dataset).stored_bytes() for dataset in (Dataset.SONGS, Dataset.USERS))
+
     def _table(self, *parts: str) -> Table:
         return Table(join(self.uri, *parts), self.ensure_held)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from kpi_common.log import log
@@ -19,10 +18,9 @@ from spark_app.publish.dirty_dates import DirtyDates, all_dates
 from spark_app.run.context import Context
 from spark_app.run.state import Progress
 from spark_app.spark.kept_frames import KeptFrames
-from spark_app.spark.session import widen_shuffles
+from spark_app.spark.session import plans_for
 
 _TABLES_AT_ONCE = 3
-_SHUFFLE_PARTITIONS = "spark.sql.shuffle.partitions"
 
 
 def publish(context: Context, dirty: DirtyDates, versions: Progress) -> dict[str, DataFrame]:
@@ -38,14 +36,16 @@ def publish(context: Context, dirty: DirtyDates, versions: Progress) -> dict[str
     if not dates:
         return {}
     log("dates to compute", dates=len(dates), first=dates[0], last=dates[-1])
-    with context.steps.step("compute and audit KPIs"), KeptFrames() as kept:
-        staged = _read_staged(context, dates, versions)
-        with _shuffles_for(context.spark, sum(staged.rows_per_date.values())):
+    with ExitStack() as until_written:
+        with context.steps.step("compute and audit KPIs"), KeptFrames() as kept:
+            staged = _read_staged(context, dates, versions)
+            rows, reference = sum(staged.rows_per_date.values()), context.lake.reference_bytes()
+            until_written.enter_context(plans_for(context.spark, rows=rows, data_bytes=reference))
             inputs, staged_counts = kpi_inputs(staged, context.settings.kpi_time_zone, kept)
             frames = {kpi.name: kept.keep(kpi.compute(inputs)) for kpi in all_kpis()}
             _audit(context, frames, staged_counts, dirty)
-    with context.steps.step("publish KPIs"):
-        _write(context, frames, dates)
+        with context.steps.step("publish KPIs"):
+            _write(context, frames, dates)
     return frames
 
 
@@ -57,17 +57,6 @@ def _read_staged(context: Context, dates: list[str], versions: Progress) -> Stag
     )
     listens = streams.where(F.col("listen_date").isin([F.lit(date).cast("date") for date in dates]))
     return Staged(listens, songs, users, rows_per_date(listens))
-
-
-@contextmanager
-def _shuffles_for(spark: SparkSession, rows: int) -> Iterator[None]:
-    """Make shuffles as wide as so many rows need; afterwards they are as before."""
-    before = spark.conf.get(_SHUFFLE_PARTITIONS)
-    widen_shuffles(spark, rows)
-    try:
-        yield
-    finally:
-        spark.conf.set(_SHUFFLE_PARTITIONS, str(before))
 
 
 def _write(context: Context, frames: dict[str, DataFrame], dates: list[str]) -> None:

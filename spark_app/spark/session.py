@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pyspark import SparkContext
@@ -36,7 +38,19 @@ REQUIRED = {
     "spark.sql.optimizer.runtime.bloomFilter.enabled": "false",
 }
 
+_SHUFFLE_PARTITIONS = "spark.sql.shuffle.partitions"
 _ROWS_PER_SHUFFLE_PARTITION = 500_000
+_BYTES_PER_ROW = 50
+LITTLE_DATA_BYTES = 16_000_000
+# To make Java code of a plan, and to plan anew after each shuffle, takes much longer than little data do.
+FOR_LITTLE_DATA = {
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.sql.adaptive.enabled": "false",
+    _SHUFFLE_PARTITIONS: "2",
+}
+# What Python asks Java for thousands of times in a run: classes, and members of them.
+_OFTEN_USED = {"functions": ("col", "lit", "when", "coalesce", "expr"), "PythonUtils": ("toSeq",)}
 
 
 class LazySession:
@@ -80,10 +94,21 @@ def build_session(retention_days: int) -> SparkSession:
         builder = builder.config(name, value)
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("WARN")
+    _look_up_once(spark)
     _use_no_language(spark)
     if os.environ.get("TINI_KILL_PROCESS_GROUP"):
         _let_python_end_first(spark)
     return spark
+
+
+def _look_up_once(spark: SparkSession) -> None:
+    """Keep what is often used of Java: py4j looks through all jars at each use. That was a fifth of a small run."""
+    jvm: Any = spark._jvm  # noqa: SLF001 (the way to Java's classes)
+    for name, members in _OFTEN_USED.items():
+        found = getattr(jvm, name)
+        setattr(jvm, name, found)
+        for member in members:
+            setattr(found, member, getattr(found, member))
 
 
 def _use_no_language(spark: SparkSession) -> None:
@@ -112,12 +137,23 @@ def _let_python_end_first(spark: SparkSession) -> None:
     misc.Signal.handle(misc.Signal("TERM"), misc.SignalHandler.SIG_IGN)
 
 
-def widen_shuffles(spark: SparkSession, rows: int) -> None:
-    """Give shuffles of this many rows so many partitions that each fits into memory; never fewer than are set."""
-    name = "spark.sql.shuffle.partitions"
-    wanted = 1 + rows // _ROWS_PER_SHUFFLE_PARTITION
-    if wanted > int(spark.conf.get(name) or 0):
-        spark.conf.set(name, str(wanted))
+@contextmanager
+def plans_for(spark: SparkSession, *, rows: int = 0, data_bytes: int = 0) -> Iterator[None]:
+    """Let queries run as suits so many rows of listens and so many bytes of other data; then the session is as before.
+
+    Of many rows, shuffles get so many partitions that each fits into memory, and never fewer than are set.
+    """
+    partitions = max(int(spark.conf.get(_SHUFFLE_PARTITIONS) or 0), 1 + rows // _ROWS_PER_SHUFFLE_PARTITION)
+    little = rows * _BYTES_PER_ROW + data_bytes < LITTLE_DATA_BYTES
+    wanted = FOR_LITTLE_DATA if little else {_SHUFFLE_PARTITIONS: str(partitions)}
+    before = {name: str(spark.conf.get(name)) for name in wanted}
+    try:
+        for name, value in wanted.items():
+            spark.conf.set(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            spark.conf.set(name, value)
 
 
 def _s3_options() -> dict[str, str]:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
-PARSE_SECONDS = 2.0
 DAG_FILES = sorted(path for path in DAGS.glob("*.py") if "DAG(" in path.read_text("utf-8"))
 
 # Imports a DAG file as Airflow's processor does, with sockets closed and without pyspark, and tells what it found.
@@ -37,11 +36,9 @@ def note(event, args):
 
 sys.addaudithook(note)
 sys.path.insert(0, sys.argv[1])
-started = time.process_time()  # of this process alone: the machine may be busy
 spec = importlib.util.spec_from_file_location("dag_under_test", sys.argv[2])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-seconds = time.process_time() - started
 from airflow.sdk import DAG
 dags = [value for value in vars(module).values() if isinstance(value, DAG)]
 told = [{
@@ -67,7 +64,7 @@ told = [{
         "outlets": sorted(asset.name for asset in getattr(task, "outlets", None) or []),
     } for task in dag.tasks},
 } for dag in dags]
-print("RESULT" + json.dumps({"seconds": seconds, "dags": told, "written": opened, "pyspark": "pyspark" in sys.modules}))
+print("RESULT" + json.dumps({"dags": told, "written": opened, "pyspark": "pyspark" in sys.modules}))
 """
 
 
@@ -92,7 +89,6 @@ def parse(path: Path, folder: Path = DAGS, **settings: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=DAG_FILES, ids=lambda path: path.name)
 def parsed(request: pytest.FixtureRequest) -> dict[str, Any]:
-    parse(request.param)  # so that the time is that of a parse, not of compiling Airflow's own modules
     return parse(request.param)
 
 
@@ -104,11 +100,6 @@ def dag(parsed: dict[str, Any]) -> dict[str, Any]:
 
 def test_there_are_dags() -> None:
     assert [path.name for path in DAG_FILES] == ["music_streaming_pipeline.py"]
-
-
-def test_parses_quickly(parsed: dict[str, Any]) -> None:
-    print(f"parsed in {parsed['seconds']:.2f} s")
-    assert parsed["seconds"] < PARSE_SECONDS
 
 
 def test_parses_without_pyspark_and_writes_nothing(parsed: dict[str, Any]) -> None:

@@ -74,8 +74,6 @@ def test_metered_capacity(
     assert len(per_second) >= 0.8 * (items / a_second - 1)
     # Never many more than a full bucket and the capacity take, not even in the first second.
     assert max(per_second) <= 3 * a_second / BATCH
-    # CPU as the work asks for it, no more: without waiting, 100,000 items took 22 s of it.
-    assert run.cpu_seconds <= 3 + items * 0.0004
     assert sum(table["put"] for table in run.receipt["tables"].values()) == items
     assert {item["state"] for item in statuses(dynamodb, table_prefix).values()} == {"complete"}
 

@@ -51,7 +51,7 @@ def _check(spark: SparkSession, scenario: Scenario, directory: Path) -> Applicat
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("as_in_production")
+@pytest.mark.usefixtures("as_for_many_rows")
 def test_every_cell_and_every_fate_agrees(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With numbers for the tracks and joins by hashes, as runs of a million listens have them."""
     for module in ("kpis.inputs",):

@@ -154,7 +154,7 @@ def test_a_living_holder_elsewhere_is_seen_by_its_renewals(tmp_path: Path, monke
     for wait_seconds in (0, 1.2):
         with pytest.raises(LakeLockedError, match="in use by run theirs"):
             LakeLock(LocalStorage(), join(str(tmp_path), LOCK_FILE), "mine", 60).acquire(wait_seconds)
-    assert 1.2 <= time.monotonic() - started < 5
+    assert time.monotonic() - started >= 1.2
     done.set()
     thread.join()
 

@@ -2,7 +2,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from spark_app.errors import UsageError
-from spark_app.spark.session import _use_no_language, build_session
+from spark_app.spark.session import FOR_LITTLE_DATA, _use_no_language, build_session, plans_for
 
 
 def test_java_has_no_language_whatever_it_had(spark: SparkSession) -> None:
@@ -22,3 +22,16 @@ def test_java_that_can_not_name_every_file_is_refused(spark: SparkSession, name:
             _use_no_language(spark)
     finally:
         system.setProperty(name, before)
+
+
+def test_plans_suit_the_data_and_the_session_is_then_as_before(spark: SparkSession) -> None:
+    names = list(FOR_LITTLE_DATA)
+    before = [spark.conf.get(name) for name in names]
+    with plans_for(spark, rows=1000, data_bytes=1_000_000):
+        assert {name: spark.conf.get(name) for name in names} == FOR_LITTLE_DATA
+    with pytest.raises(ZeroDivisionError), plans_for(spark, rows=50_000_000):
+        assert spark.conf.get("spark.sql.shuffle.partitions") == "101"
+        raise ZeroDivisionError
+    with plans_for(spark, data_bytes=10**9):
+        assert [spark.conf.get(name) for name in names] == before
+    assert [spark.conf.get(name) for name in names] == before
