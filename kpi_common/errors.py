@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO}
+
 
 class AppError(Exception):
     """A failure that a user can act on: `code` is for programs, the message for people."""
@@ -34,3 +38,13 @@ class AwsError(StorageError):
 
 class MovedAwayError(StorageError):
     """A file is gone or has other content than when it was listed."""
+
+
+def refuses_one_file(error: BaseException | None) -> bool:
+    """Whether a file may not be read (S3's 403 and 404 too), rather than a store that is out of order for a while."""
+    while error is not None:
+        answer = getattr(error, "response", {}).get("ResponseMetadata", {})
+        if (isinstance(error, OSError) and error.errno in _REFUSALS) or answer.get("HTTPStatusCode") in {403, 404}:
+            return True
+        error = getattr(error, "backend_error", None) or error.__cause__
+    return False

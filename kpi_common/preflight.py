@@ -1,7 +1,8 @@
 """A look at the bytes of a CSV file: is it UTF-8, what is its header, how many lines, does it keep within its limits.
 
-Plain Python over blocks of bytes: the application looks at whole files with it, the pipeline at headers. What it takes
-is bounded: a file that unpacks into too much, or has a line too long, is given up there.
+Plain Python over blocks of bytes: the application looks at whole files with it, the pipeline at headers
+(`FileScan.read_file`). What it takes is bounded: a file that unpacks into too much, or has a line too long, is given up
+there.
 """
 
 from __future__ import annotations
@@ -13,8 +14,16 @@ import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from kpi_common.contracts import FIRST_NOT_WHITE, WHITE_SPACE, Contract
+from kpi_common.errors import StorageError, refuses_one_file
+
+if TYPE_CHECKING:
+    import hashlib
+
+    from kpi_common.files import Storage
 
 CHUNK = 256 * 1024  # what a core keeps at hand: larger blocks take twice as long a byte
 PACKED_CHUNK = 16 * 1024  # of it, what is left is copied at the end of each archive in a file
@@ -27,6 +36,8 @@ _BOM = codecs.BOM_UTF8
 _GZIP = 16 + zlib.MAX_WBITS
 _FIRST_NOT_WHITE = FIRST_NOT_WHITE.encode()
 _SEPARATORS = {";": "`;`", "\t": "tabs", "|": "`|`"}
+UNREADABLE_FILE = "unreadable_file"
+_PATTERN_CHARACTERS = set("{}[]*?\\")
 _COLUMN_NAME = re.compile(r"[^\W\d][\w .()#/-]*")
 
 
@@ -47,17 +58,6 @@ class LimitError(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-
-
-def check_header(blocks: Iterable[bytes], contract: Contract, limits: FileLimits, *, compressed: bool) -> str | None:
-    """Look only at the header, of as many blocks of a file's bytes as that takes, by the rules of the whole look.
-
-    Returns:
-        Why the file is going to be rejected, or None as far as this shows.
-    """
-    scan = FileScan(contract, limits)
-    scan.read(blocks, compressed=compressed, header_only=True)
-    return scan.message
 
 
 def unpacked(blocks: Iterable[bytes], limits: FileLimits) -> Iterator[bytes]:
@@ -114,7 +114,8 @@ class FileScan:
 
     `lines` counts physical lines after the header that are not blank, `quoted_lines` those of them with a quote.
     `quotes` says that there may be some, `open_quotes` that some line may hold an odd number of them, `decomposed` that
-    some text may not be in Unicode's form NFC. `reason` and `message` are set when the file must be rejected.
+    some text may not be in Unicode's form NFC. `reason` and `message` are set when the file must be rejected; `unread`
+    says that it was not even opened.
     """
 
     def __init__(self, contract: Contract, limits: FileLimits) -> None:
@@ -138,6 +139,50 @@ class FileScan:
         self.quoted_lines = 0
         self.reason: str | None = None
         self.message: str | None = None
+        self.unread = False
+
+    def read_file(
+        self,
+        store: Storage,
+        uri: str,
+        name: str,
+        *,
+        header_only: bool = False,
+        checksum: hashlib._Hash | None = None,
+    ) -> None:
+        """Look at all of a file, or until its header is known; one that the system refuses is an `unreadable_file`.
+
+        Args:
+            store: where it is.
+            uri: its address there; its suffix says whether it is packed.
+            name: as it is called in its folder.
+            header_only: read no more than the header takes.
+            checksum: gets all bytes of the file as they are stored.
+
+        Raises:
+            OSError, StorageError: the store is out of order, whichever file is read.
+        """
+        problem = _name_problem(uri, name)
+        try:
+            if problem is None:
+                with store.open(uri) as raw:
+                    compressed = uri.endswith(".gz")
+                    blocks = iter(partial(raw.read, PACKED_CHUNK if compressed else CHUNK), b"")
+                    if checksum is not None and compressed:  # first, as a bad archive is not read to its end
+                        for _ in _hashed(blocks, checksum):
+                            pass
+                        raw.seek(0)
+                        blocks = iter(partial(raw.read, PACKED_CHUNK), b"")
+                    elif checksum is not None:
+                        blocks = _hashed(blocks, checksum)
+                    self.read(blocks, compressed=compressed, header_only=header_only)
+        except (OSError, StorageError) as error:
+            if not refuses_one_file(error):
+                raise
+            problem = UNREADABLE_FILE, str(error)
+        if problem is not None:
+            self.unread = True
+            self.fail(*problem)
 
     def read(self, blocks: Iterable[bytes], *, compressed: bool, header_only: bool = False) -> None:
         """Look at a file's bytes, packed or not, to their end; with `header_only`, until the header is known."""
@@ -274,6 +319,24 @@ class FileScan:
         elif len(names) > _MAX_COLUMNS:
             self.fail("too_many_columns", f"the header names {len(names):,} columns; at most {_MAX_COLUMNS:,} are read")
         self.header = names
+
+
+def _hashed(blocks: Iterator[bytes], checksum: hashlib._Hash) -> Iterator[bytes]:
+    for block in blocks:
+        checksum.update(block)
+        yield block
+
+
+def _name_problem(uri: str, name: str) -> tuple[str, str] | None:
+    """Why Spark can't read a file of this name: reason and message."""
+    if name.rpartition("/")[2].startswith("_"):
+        return "hidden_name", "Spark passes over names that begin with an underscore: rename the file"
+    path = uri.partition("://")[2] or uri
+    if ":" in path and _PATTERN_CHARACTERS & set(path):
+        return "unreadable_name", "Spark can't open a name with `:` and one of `{}[]*?\\`: rename the file"
+    if "//" in name:
+        return "unreadable_name", "Spark can't open a key with an empty folder name (`//`): rename the file"
+    return None
 
 
 def _missing_message(missing: Iterable[str], names: tuple[str, ...]) -> str:

@@ -39,7 +39,6 @@ from kpi_pipeline.files.input_checks import all_streams_bad, check_inputs
 from kpi_pipeline.files.outcome import FileOutcomes
 from kpi_pipeline.settings import PipelineSettings
 
-REJECTED_BY_HEADER = "missing_column"
 JOB_TASK = "run_spark_app"
 FILES_SHOWN = 20
 
@@ -135,7 +134,7 @@ def validate_inputs(run: Run) -> tuple[bool, Alert | None]:
     claimed = _claimed_now(settings, run, files)
     if not all_streams_bad(claimed, problems) or any(file["dataset"] != STREAMS for file in claimed):
         return True, None
-    reasons = {problem.name: f"{REJECTED_BY_HEADER}: {problem.message}" for problem in problems}
+    reasons = {problem.name: problem.reason for problem in problems}
     outcomes = outcome.reject(ClaimLedger(settings.delivery), run["run_id"], files, reasons)
     return False, messages.files_not_taken(settings, run["run_id"], FileOutcomes(rejected=outcomes.rejected))
 

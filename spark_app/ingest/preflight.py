@@ -7,9 +7,8 @@ bounded: a file that unpacks into too much, or has a line too long, is given up 
 
 from __future__ import annotations
 
-import errno
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,16 +16,12 @@ from typing import TYPE_CHECKING
 
 from kpi_common.contracts import BROKEN_QUOTES, Contract, load_contract
 from kpi_common.files import storage_for
-from kpi_common.preflight import CHUNK, PACKED_CHUNK, FileScan
+from kpi_common.preflight import FileScan
 from spark_app.config.settings import Settings
-from spark_app.errors import StorageError
 from spark_app.run.files import UNREAD, InputFile
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-_PATTERN_CHARACTERS = set("{}[]*?\\")
-_REFUSALS = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO}
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ class Inspection:
 
 def inspect_files(files: list[InputFile], spark: Callable[[], SparkSession], settings: Settings) -> list[Inspection]:
     """Inspect files, in the order given: on the driver if they are small in all, else on the executors."""
-    inspect = partial(_inspect_or_refuse, settings=settings)
+    inspect = partial(inspect_file, settings=settings)
     if sum(file.size for file in files) <= settings.inspect_on_driver_bytes:
         with ThreadPoolExecutor(8) as pool:
             return list(pool.map(inspect, files))
@@ -60,44 +55,15 @@ def inspect_files(files: list[InputFile], spark: Callable[[], SparkSession], set
     return context.parallelize(files, slices).map(inspect).collect()
 
 
-def _inspect_or_refuse(file: InputFile, settings: Settings) -> Inspection:
-    """Refuse a file that may not be read, with the system's reason: it must not hold up the others."""
-    try:
-        return inspect_file(file, settings)
-    except (OSError, StorageError) as error:
-        if not _is_refusal(error):
-            raise
-        return Inspection(replace(file, etag=file.etag or UNREAD), reason="unreadable_file", message=str(error))
-
-
-def _is_refusal(error: BaseException | None) -> bool:
-    """Whether this one file is meant (S3's 403 and 404 too), rather than a store that is out of order for a while."""
-    while error is not None:
-        answer = getattr(error, "response", {}).get("ResponseMetadata", {})
-        if (isinstance(error, OSError) and error.errno in _REFUSALS) or answer.get("HTTPStatusCode") in {403, 404}:
-            return True
-        error = getattr(error, "backend_error", None) or error.__cause__
-    return False
-
-
 def inspect_file(file: InputFile, settings: Settings) -> Inspection:
     """Read all bytes of one file; a local file's etag (MD5) comes out of it too."""
-    against = _name_problem(file)
-    if against is not None:
-        return Inspection(replace(file, etag=file.etag or UNREAD), reason=against[0], message=against[1])
     checksum = hashlib.md5(usedforsecurity=False) if file.etag is None else None
-    with storage_for(file.uri).open(file.uri) as raw:
-        if file.compressed and checksum is not None:
-            for _ in _hashed(iter(partial(raw.read, CHUNK), b""), checksum):
-                pass
-            raw.seek(0)
-        scan = FileScan(load_contract(file.dataset), settings.file_limits)
-        blocks = iter(partial(raw.read, PACKED_CHUNK if file.compressed else CHUNK), b"")
-        if checksum is not None and not file.compressed:
-            blocks = _hashed(blocks, checksum)
-        scan.read(blocks, compressed=file.compressed)
+    scan = FileScan(load_contract(file.dataset), settings.file_limits)
+    scan.read_file(storage_for(file.uri), file.uri, file.name, checksum=checksum)
     if checksum is not None:
-        file = replace(file, etag=checksum.hexdigest())
+        file = replace(file, etag=UNREAD if scan.unread else checksum.hexdigest())
+    if scan.unread:
+        return Inspection(file, reason=scan.reason, message=scan.message)
     return Inspection(
         file,
         scan.header,
@@ -109,12 +75,6 @@ def inspect_file(file: InputFile, settings: Settings) -> Inspection:
         scan.reason,
         scan.message,
     )
-
-
-def _hashed(blocks: Iterator[bytes], checksum: hashlib._Hash) -> Iterator[bytes]:
-    for block in blocks:
-        checksum.update(block)
-        yield block
 
 
 def rejection_hint(inspection: Inspection, by_reason: Mapping[str, int], contract: Contract) -> str:
@@ -129,15 +89,3 @@ def rejection_hint(inspection: Inspection, by_reason: Mapping[str, int], contrac
     if by_reason.get("in_future"):
         hints += f"; in_future goes by the time of the file itself, which is {inspection.file.modified_at.isoformat()}"
     return hints
-
-
-def _name_problem(file: InputFile) -> tuple[str, str] | None:
-    """Why Spark can't read a file of this name: reason and message."""
-    if file.name.rpartition("/")[2].startswith("_"):
-        return "hidden_name", "Spark passes over names that begin with an underscore: rename the file"
-    path = file.uri.partition("://")[2] or file.uri
-    if ":" in path and _PATTERN_CHARACTERS & set(path):
-        return "unreadable_name", "Spark can't open a name with `:` and one of `{}[]*?\\`: rename the file"
-    if "//" in file.name:
-        return "unreadable_name", "Spark can't open a key with an empty folder name (`//`): rename the file"
-    return None

@@ -243,9 +243,9 @@ def test_headers_are_checked_before_a_job_is_paid_for(s3: Any, buckets: S3Storag
         check_inputs(buckets, settings, files)
     for dataset in ("songs", "users"):  # staged before: then none is needed in the source
         s3.put_object(Bucket=BUCKET, Key=f"lake/staged/{dataset}/_delta_log/0.json", Body=b"{}")
-    problems = {problem.name: problem.message for problem in check_inputs(buckets, settings, files)}
+    problems = {problem.name: problem.reason for problem in check_inputs(buckets, settings, files)}
     assert problems.keys() == contents.keys() - {"streams/good.csv", "streams/packed.csv.gz"}
-    assert "lacks required columns: user_id" in problems["streams/case.csv"]
+    assert "lacks required columns: `user_id`" in problems["streams/case.csv"]
     assert not all_streams_bad(files, check_inputs(buckets, settings, files))
     bad = [file for file in files if file["name"] in problems]
     assert all_streams_bad(bad, check_inputs(buckets, settings, bad))
@@ -274,14 +274,46 @@ def test_a_name_that_the_archive_can_not_hold_is_told_and_left(
     assert keys(s3, "raw/") == [f"raw/{name}"], "the other one is archived"
 
 
-def test_a_gzip_file_whose_first_part_is_empty_has_a_header(s3: Any, buckets: S3Storage) -> None:
-    packed = gzip.compress(b"") + gzip.compress(GOOD)
-    put(s3, "streams/joined.csv.gz", packed)
-    put(s3, "streams/empty.csv.gz", gzip.compress(b"") * 2)
-    found = [
-        check_header(buckets, {"dataset": "streams", "name": name, "path": f"s3://{BUCKET}/raw/streams/{name}.csv.gz"})
-        for name in ("joined", "empty")
-    ]
-    assert found[0] is None
-    assert found[1] is not None
-    assert found[1].message == "the file is empty"
+def test_headers_are_looked_at_as_the_application_does(s3: Any, buckets: S3Storage, settings: PipelineSettings) -> None:
+    contents = {
+        "joined.csv.gz": gzip.compress(b"") + gzip.compress(GOOD),
+        "empty.csv.gz": gzip.compress(b"") * 2,
+        "person.csv": b"7,Jane Doe,1999\n",
+        "_hidden.csv": GOOD,
+        "many.csv.gz": gzip.compress(b"") * 3,
+    }
+    for name, content in contents.items():
+        put(s3, f"streams/{name}", content)
+    few = settings.model_copy(update={"job_settings": {"max_gzip_members": "2"}})
+    found = {
+        name: check_header(
+            buckets,
+            few if name == "many.csv.gz" else settings,
+            {"dataset": "streams", "name": f"streams/{name}", "path": f"s3://{BUCKET}/raw/streams/{name}"},
+        )
+        for name in contents
+    }
+    reasons = {name: problem.reason for name, problem in found.items() if problem is not None}
+    assert reasons.keys() == contents.keys() - {"joined.csv.gz"}
+    assert reasons["empty.csv.gz"] == "empty_file: the file is empty"
+    assert "is it a row of data?" in reasons["person.csv"]
+    assert "Jane" not in reasons["person.csv"]
+    assert reasons["_hidden.csv"].startswith("hidden_name: ")
+    assert reasons["many.csv.gz"].startswith("too_many_gzip_members: ")
+
+
+def test_a_file_that_may_not_be_read_holds_up_no_other_one(
+    s3: Any, buckets: S3Storage, ledger: ClaimLedger, settings: PipelineSettings
+) -> None:
+    s3.put_object(Bucket=BUCKET, Key="raw/streams/cold.csv", Body=GOOD, StorageClass="GLACIER")
+    put(s3, "streams/good.csv")
+    s3.put_object(Bucket=BUCKET, Key="lake/staged/songs/_delta_log/0.json", Body=b"{}")
+    s3.put_object(Bucket=BUCKET, Key="lake/staged/users/_delta_log/0.json", Body=b"{}")
+    files = list_source(buckets, settings)
+    assert check_inputs(buckets, settings, [file.to_json() for file in files]) == []  # the job rejects it
+    for file in files:
+        settle(ledger, file, REJECTED if "cold" in file.name else SUCCESS, "unreadable_file: InvalidObjectState")
+    for _ in range(2):  # and so in every later run
+        moved = move_done(buckets, ledger, settings, list_source(buckets, settings))
+        assert list(moved.left) == ["streams/cold.csv"]
+    assert keys(s3, "raw/") == ["raw/streams/cold.csv"], "the other one is archived"

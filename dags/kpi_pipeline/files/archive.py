@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
-from kpi_common.errors import MovedAwayError
+from kpi_common.errors import MovedAwayError, StorageError, refuses_one_file
 from kpi_common.log import log, warn
 from kpi_common.s3_files import ETAG_NOTE, S3Storage
 from kpi_common.uris import bucket_and_key
@@ -87,6 +87,11 @@ def move_done(
         except MovedAwayError as error:
             warn("left where it is", file=file.name, reason=str(error))
             moved.changed.append(file.name)
+        except StorageError as error:
+            if not refuses_one_file(error):
+                raise
+            warn("can't be moved, left where it is", file=file.name, reason=str(error))
+            moved.left[file.name] = str(error)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(move, files))

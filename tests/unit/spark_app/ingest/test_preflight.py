@@ -1,7 +1,7 @@
 import gzip
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from kpi_common import preflight as common
-from kpi_common.preflight import FileLimits, check_header, shown_names
+from kpi_common.preflight import FileLimits, FileScan, shown_names
 from spark_app.config.contracts import Dataset, load_contract
 from spark_app.config.settings import Settings
-from spark_app.ingest import preflight
 from spark_app.ingest.preflight import Inspection, inspect_file, inspect_files, rejection_hint
 from spark_app.run.files import InputFile
 from tests.unit.spark_app.builders import settings
@@ -28,9 +27,8 @@ BLANK = b" \t\r\n\f\v"
 
 
 def set_chunks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(preflight, "CHUNK", size)
-    monkeypatch.setattr(preflight, "PACKED_CHUNK", size)
     monkeypatch.setattr(common, "CHUNK", size)
+    monkeypatch.setattr(common, "PACKED_CHUNK", size)
 
 
 @pytest.fixture(autouse=True)
@@ -392,8 +390,6 @@ def test_the_limits_of_the_pipeline_are_those_of_the_settings() -> None:
 
 @pytest.mark.parametrize("compressed", [True, False])
 def test_a_look_at_the_header_alone_reads_no_more_than_that(*, compressed: bool) -> None:
-    contract = load_contract(Dataset.STREAMS)
-
     def blocks(data: bytes) -> Iterator[bytes]:
         if compressed:
             yield gzip.compress(b"")  # parts that were joined, of which the first was empty
@@ -403,9 +399,13 @@ def test_a_look_at_the_header_alone_reads_no_more_than_that(*, compressed: bool)
             yield data[5:]
         raise AssertionError("the header is read, and more is asked for")
 
-    assert check_header(blocks(HEADER + ROW), contract, FileLimits(), compressed=compressed) is None
-    message = check_header(blocks(b"user_id,track_id\n"), contract, FileLimits(), compressed=compressed)
-    assert "lacks required columns: `listen_time`" in (message or "")
-    assert check_header([], contract, FileLimits(), compressed=compressed) == "the file is empty"
+    def message(data: Iterable[bytes]) -> str | None:
+        scan = FileScan(load_contract(Dataset.STREAMS), FileLimits())
+        scan.read(data, compressed=compressed, header_only=True)
+        return scan.message
+
+    assert message(blocks(HEADER + ROW)) is None
+    assert "lacks required columns: `listen_time`" in (message(blocks(b"user_id,track_id\n")) or "")
+    assert message([]) == "the file is empty"
     if compressed:
-        assert "damaged or cut off" in (check_header([HEADER], contract, FileLimits(), compressed=True) or "")
+        assert "damaged or cut off" in (message([HEADER]) or "")
