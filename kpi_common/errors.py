@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
+LONGEST_MESSAGE = 1000
+_SHOWN = 5
 _REFUSALS = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO}
 
 
+def shortened(message: str) -> str:
+    """Return a message of at most LONGEST_MESSAGE characters: its beginning and its end, which often says the mend."""
+    if len(message) <= LONGEST_MESSAGE:
+        return message
+    return f"{message[: LONGEST_MESSAGE - 303]} … {message[-300:]}"
+
+
+def first_of(parts: Sequence[str]) -> str:
+    """Join some things to say, at most a few, with how many more there are."""
+    more = [f"and {len(parts) - _SHOWN} more"] if len(parts) > _SHOWN else []
+    return "; ".join([*parts[:_SHOWN], *more])
+
+
 class AppError(Exception):
-    """A failure that a user can act on: `code` is for programs, the message for people."""
+    """A failure that a user can act on: `code` is for programs, the message for people, at most LONGEST_MESSAGE."""
 
     exit_code = 1
     code = "failed"
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(shortened(message))
         if code is not None:
             self.code = code
 

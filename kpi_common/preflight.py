@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kpi_common.contracts import FIRST_NOT_WHITE, WHITE_SPACE, Contract
-from kpi_common.errors import StorageError, refuses_one_file
+from kpi_common.errors import StorageError, refuses_one_file, shortened
 
 if TYPE_CHECKING:
     import hashlib
@@ -29,7 +29,6 @@ CHUNK = 256 * 1024  # what a core keeps at hand: larger blocks take twice as lon
 PACKED_CHUNK = 16 * 1024  # of it, what is left is copied at the end of each archive in a file
 _MAX_COLUMNS = 1000  # each takes its time to plan, and some memory of the driver
 _FREE_BYTES = 64 * 1024 * 1024  # unpacked, whatever the ratio
-_MAX_MESSAGE = 1000
 _MAX_NAME, _SHOWN_NAMES = 100, 30
 _SEQUENCE = 32  # characters before a block to which its first accents may belong
 _BOM = codecs.BOM_UTF8
@@ -202,7 +201,7 @@ class FileScan:
 
     def fail(self, reason: str, message: str) -> None:
         if self.reason is None or reason == "unreadable_gzip":
-            self.reason, self.message = reason, message[:_MAX_MESSAGE]
+            self.reason, self.message = reason, shortened(message)
 
     def feed(self, block: bytes) -> None:
         if self.reason is not None:

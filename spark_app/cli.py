@@ -203,7 +203,7 @@ def _unexpected(error: Exception) -> AppError:
     first_line = str(error).strip().partition("\n")[0]
     if isinstance(error, Py4JJavaError):
         first_line = str(error.java_exception.getMessage()).partition("\n")[0]
-    return AppError(f"{type(error).__name__}: {first_line[:1000]}", code="unexpected")
+    return AppError(f"{type(error).__name__}: {first_line}", code="unexpected")
 
 
 def _print_error(error: AppError) -> int:

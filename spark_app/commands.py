@@ -9,6 +9,7 @@ from datetime import date
 
 from pyspark.sql import DataFrame
 
+from kpi_common.errors import first_of
 from kpi_common.files import storage_for
 from kpi_common.log import log
 from spark_app.config.contracts import Dataset
@@ -108,7 +109,7 @@ def _check_usable(result: RunResult) -> None:
     """
     taken = [file for file in result.files.values() if file.outcome in {"accepted", "rejected"}]
     if taken and all(file.outcome == "rejected" for file in taken):
-        reasons = "; ".join(f"{file.file.name}: {file.reason}: {file.message}" for file in taken[:20])
+        reasons = first_of([f"{file.file.name}: {file.reason}: {file.message}" for file in taken])
         raise NothingUsableError(f"every new file was rejected: {reasons}", code="all_rejected")
     if not taken and not result.dirty_dates and result.export is None:
         result.status = "nothing_to_do"

@@ -12,6 +12,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from kpi_common.errors import first_of
 from spark_app.config.contracts import Contract, Dataset, load_contract
 from spark_app.config.settings import Settings
 from spark_app.errors import AuditError, NothingUsableError
@@ -53,7 +54,7 @@ def require_references(judged: Judged, staged: Iterable[Dataset]) -> None:
     for dataset in (Dataset.SONGS, Dataset.USERS):
         if dataset not in staged and not judged.accepted(dataset):
             rejected = [c.version for c in judged.candidates if c.file.dataset is dataset]
-            reasons = "; ".join(f"{version.name}: {version.reason}: {version.message}" for version in rejected)
+            reasons = first_of([f"{version.name}: {version.reason}: {version.message}" for version in rejected])
             raise NothingUsableError(
                 f"no usable {dataset} file: the first run needs one in {dataset}/ below the input"
                 + (f" ({reasons})" if reasons else ""),

@@ -10,6 +10,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from kpi_common.errors import shortened
 from kpi_common.log import warn
 from kpi_common.preflight import shown_names
 from spark_app.config.contracts import Dataset, load_contract
@@ -67,7 +68,7 @@ class Candidate:
         """Return it as refused whole, with a reason (or as left alone); none of its listens wait then."""
         what = "left for the next run" if reason in LEFT_ALONE else "rejected"
         warn(f"file {what}", file=self.file.name, reason=reason, detail=message)
-        return self.counted(reason=reason, message=message, waiting=0, unknown_users=0)
+        return self.counted(reason=reason, message=shortened(message), waiting=0, unknown_users=0)
 
     def outcome(self) -> FileOutcome:
         """What the run's result says of it; counts only when it is settled."""

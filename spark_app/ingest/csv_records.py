@@ -180,7 +180,7 @@ def _cut_quoted(records: DataFrame, columns: int, contract: Contract) -> DataFra
     """Add `structure` and `cells`, where some records have quotes; CSV's rules are Spark's own."""
     raw = F.col("raw")
     quoted, even, commas = raw.contains('"'), _occurrences('"') % 2 == 0, _occurrences(",")
-    record = _without_line_end(raw)
+    record = F.expr(r"trim(TRAILING '\r\n' FROM raw)")
     if contract.quote_escape == "backslash":
         records = records.withColumn("as_written", raw).withColumn("raw", _with_doubled_quotes(raw))
     without_mark = F.regexp_replace(record, "^\ufeff", "")  # a byte order mark before a header
@@ -231,10 +231,6 @@ def _occurrences(character: str) -> Column:
 
 def _csv_schema(columns: int) -> str:
     return ", ".join([*(f"c{position} string" for position in range(columns)), "bad string"])
-
-
-def _without_line_end(text: Column) -> Column:
-    return F.call_function("rtrim", F.lit("\r\n"), text)
 
 
 def spark_path(spark: SparkSession, uri: str) -> str:

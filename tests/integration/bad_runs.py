@@ -104,6 +104,28 @@ def many_tiny_files(place: Place) -> int:
     return exit_code
 
 
+def too_many_values(place: Place) -> int:
+    """Such files took all memory, or hours, in this and each later run: they are rejected, and others are taken."""
+    place.start_from_first_run()
+    before = place.listens()
+    tags = [f"{number},tagged {number},Ann,Song,1,1000,tag {number}" for number in range(25_000)]
+    years = [f"1,t0,{LATER.date() - timedelta(days=day)} 00:00:00" for day in range(1, 7_306)]
+    place.put(NewFile("songs/tags.csv", rows(HEADERS["songs"], tags), LATER))
+    place.put(NewFile("streams/years.csv", rows(HEADERS["streams"], years), LATER), *new_streams("streams/beside.csv"))
+    exit_code = place.application.run()
+    fates = {file["name"]: (file["reason"], file["message"]) for file in place.application.result()["files"]}
+    assert fates["streams/beside.csv"] == (None, None)
+    assert fates["songs/tags.csv"][0] == "too_many_genres"
+    assert "25,000 different genres; at most 5,000 are allowed (max_genres_per_file)" in fates["songs/tags.csv"][1]
+    assert fates["streams/years.csv"][0] == "too_many_dates"
+    assert "7,305 different dates; at most 1,100 are allowed (max_dates_per_file)" in fates["streams/years.csv"][1]
+    assert place.listens() == before + 60
+    place.put(*new_streams("streams/after.csv"))
+    assert place.application.run() == 0
+    assert place.listens() == before + 120
+    return exit_code
+
+
 def lake_of_other_files(place: Place) -> int:
     place.put_good("streams", "songs", "users")
     for folder in ("staged/streams", "kpis/daily_genre"):

@@ -38,7 +38,7 @@ def test_a_run_has_the_same_result_whatever_the_machine_speaks(
 ) -> None:
     application = Application(spark, tmp_path / "entr\u00e9e", tmp_path / "\u0130lak", {})
     for name, records in {
-        "songs/a.csv": ["1,t1,I\u0307ILIK;\u0130nce Saz,\u0130I\u0131i,50,1000,\u0131I\u0130i"],
+        "songs/a.csv": ['1,t1,I\u0307ILIK;\u0130nce Saz,"\u0130I\u0131i",50,1000,\u0131I\u0130i'],
         "users/a.csv": ["1,Ann,2024-01-01"],
         "streams/\u00e9coutes \u0130.csv": ["1,t1,2024-02-29 00:00:00", "1,t1,2024-02-30 00:00:00"] * 30,
     }.items():
@@ -51,6 +51,7 @@ def test_a_run_has_the_same_result_whatever_the_machine_speaks(
         submit_command(arguments), env=environment, capture_output=True, text=True, encoding="utf-8", check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "deprecated" not in done.stderr
     (file,) = (file for file in application.result()["files"] if file["dataset"] == "streams")
     assert file["name"] == "streams/\u00e9coutes \u0130.csv"
     assert (file["rows"], file["valid"], file["duplicates"], file["quarantined"]) == (60, 1, 29, 30)

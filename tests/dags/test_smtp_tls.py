@@ -1,0 +1,135 @@
+"""Alert e-mails give the password to nobody but a server with a good certificate: Airflow's hook, a real server."""
+
+import datetime as dt
+import json
+import logging
+import ssl
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "dags"))
+
+import alert_channels
+
+from kpi_pipeline.alerts.messages import Alert
+from kpi_pipeline.settings import AlertSettings
+
+SETTINGS = AlertSettings(alert_emails=("team@example.com",))
+ALERT = Alert("subject", "text")
+PASSWORD = "dont-tell-anybody"  # noqa: S105
+STARTTLS = {"disable_ssl": True}
+PLAIN = {"disable_ssl": True, "disable_tls": True}
+
+
+class Server(Controller):
+    """Offers a login, with TLS from the beginning (`implicit`) or by STARTTLS; keeps logins and messages."""
+
+    def __init__(self, certificate: Path, *, implicit: bool) -> None:
+        self.logins: list[Any] = []
+        self.messages: list[bytes] = []
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(certificate)
+        super().__init__(self, hostname="127.0.0.1", port=0, ssl_context=self.context if implicit else None)
+
+    def factory(self) -> SMTP:
+        starttls = None if self.ssl_context else self.context
+        return SMTP(self, tls_context=starttls, authenticator=self.authenticate, auth_require_tls=False)
+
+    def authenticate(self, _server: Any, _session: Any, _envelope: Any, _mechanism: str, login: Any) -> AuthResult:
+        self.logins.append(login)
+        return AuthResult(success=True)
+
+    async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802 (the server's name)
+        self.messages.append(envelope.content)
+        return "250 OK"
+
+    def _trigger_server(self) -> None:
+        """Leave out a first connection of its own, which knows no port 0."""
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Key and self-signed certificate of localhost."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    encoding, no_password = serialization.Encoding.PEM, serialization.NoEncryption()
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    secret = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, no_password)
+    path.write_bytes(secret + made.public_bytes(encoding))
+    return path
+
+
+@contextmanager
+def serving(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, extra: dict[str, bool], login: str | None = "user"
+) -> Iterator[Server]:
+    server = Server(certificate, implicit=not extra)
+    server.start()
+    (socket,) = server.server.sockets
+    connection = {"conn_type": "smtp", "host": "localhost", "port": socket.getsockname()[1]}
+    connection |= {"login": login, "password": PASSWORD, "extra": {**extra, "retry_limit": 1, "timeout": 10}}
+    monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps(connection))
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("extra", [STARTTLS, {}], ids=["STARTTLS", "SSL"])
+def test_a_certificate_that_nobody_vouches_for_gets_no_password(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, extra: dict[str, bool]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with serving(certificate, monkeypatch, extra) as server:
+        with pytest.raises(alert_channels.AlertError, match="CERTIFICATE_VERIFY_FAILED") as raised:
+            alert_channels.send(SETTINGS, ALERT)
+        assert (server.logins, server.messages) == ([], [])
+    assert PASSWORD not in caplog.text + repr(raised.value)
+
+
+@pytest.mark.parametrize("extra", [STARTTLS, {}], ids=["STARTTLS", "SSL"])
+def test_a_good_certificate_gets_the_login_and_the_alert(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, extra: dict[str, bool]
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with serving(certificate, monkeypatch, extra) as server:
+        assert alert_channels.send(SETTINGS, ALERT) == ["e-mail"]
+        assert [login.password for login in server.logins] == [PASSWORD.encode()]
+        assert len(server.messages) == 1
+
+
+def test_a_login_needs_tls(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(certificate, monkeypatch, PLAIN) as server:
+        with pytest.raises(alert_channels.AlertError, match="smtp_default: a login needs TLS"):
+            alert_channels.send(SETTINGS, ALERT)
+        assert (server.logins, server.messages) == ([], [])
+    with serving(certificate, monkeypatch, PLAIN, login=None) as server:
+        assert alert_channels.send(SETTINGS, ALERT) == ["e-mail"]
+        assert len(server.messages) == 1
+
+
+def test_the_password_is_in_no_repr(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(certificate, monkeypatch, {}):
+        notifier = alert_channels.email(SETTINGS, ALERT)
+        connection = notifier.hook.get_connection("smtp_default")
+    for thing in (notifier, notifier.hook, connection, vars(notifier), vars(notifier.hook)):
+        assert PASSWORD not in repr(thing)
