@@ -27,6 +27,7 @@ not done again, no row is counted twice.
 
 A failed run can be continued: clear `claim_files` with all that comes after it. It takes the files of its manifest again.
 A run that was marked failed by hand leaves no job behind: the next run cancels it before it starts its own.
+The DAG `music_streaming_maintenance` compacts the lake once a week.
 
 ## When `run_spark_app` fails
 
@@ -72,64 +73,44 @@ have none. Secrets don't belong here: name them as `EMR.secret@…`. Variables o
 
 from __future__ import annotations
 
-import os
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from airflow.configuration import conf
 from airflow.providers.amazon.aws.sensors.s3 import S3KeySensor
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, Asset, Param, Variable, task
+from airflow.sdk import DAG, Asset, task
+from dag_support import (
+    AWS_CONN_ID,
+    DEFAULT_ARGS,
+    DEFERRABLE,
+    ENVIRONMENT,
+    FAILURE_KEY,
+    PARAMS,
+    POLL_SECONDS,
+    AirflowSkipException,
+    alert_of_task,
+    connect,
+    from_environment,
+    lookups,
+    note_failure,
+    send,
+)
 from spark_job_operator import SparkJobOperator, run_state
 
-from kpi_pipeline.settings import (
-    SETTINGS_VARIABLE,
-    AlertSettings,
-    load_alert_settings,
-    load_pipeline_settings,
-    param_schemas,
-    settings_variable,
-)
-
-try:
-    from airflow.sdk.exceptions import AirflowSkipException
-except ImportError:  # Airflow 3.0
-    from airflow.exceptions import AirflowSkipException
+from kpi_pipeline.settings import load_alert_settings, load_pipeline_settings
 
 DAG_ID = "music_streaming_pipeline"
-ENVIRONMENT = "MUSIC_KPIS_DAG_"
-# Each Variable costs a request, and a line in the log where it isn't set: so only these have one of their own.
-VARIABLES = (
-    "bucket_name",
-    "source_bucket",
-    "intermediate_bucket",
-    "archive_bucket",
-    "emr_application_id",
-    "execution_role_arn",
-    "table_prefix",
-    "database_name",
-    "alert_emails",
-    "alert_topic_arn",
-)
 KPIS_IN_DYNAMODB = Asset("music_streaming_kpis_dynamodb")
 KPIS_IN_LAKE = Asset("music_streaming_kpis_lake")
-FAILURE_KEY = "failure"
 WRITERS = 4  # tasks at once
 # What goes on after a Spark job, and where none was needed; not where there was nothing to do at all.
 AFTER_JOB = "none_failed_min_one_success"
 
 
-def from_environment(name: str, default: str) -> str:
-    """Return what counts when this file is parsed; no database is read for that."""
-    return os.environ.get(f"{ENVIRONMENT}{name}") or default
-
-
-AWS_CONN_ID = from_environment("AWS_CONN_ID", "aws_conn")
-DEFERRABLE = from_environment("DEFERRABLE", "true").lower() in ("true", "1", "yes")
 SCHEDULE = from_environment("SCHEDULE", "daily")
 # Several files that arrive together start several runs: all but the first find nothing, and shouldn't wait for more.
 WAIT_SECONDS = float(from_environment("WAIT_SECONDS", "60" if SCHEDULE == "on_arrival" else "3600"))
-POLL_SECONDS = int(from_environment("POLL_SECONDS", "30"))
 MAX_GROUPS = min(256, conf.getint("core", "max_map_length", fallback=1024))
 
 
@@ -149,50 +130,6 @@ def schedule() -> Any:
     return [Asset("music_streaming_files", watchers=[AssetWatcher(name="new_file", trigger=trigger)])]
 
 
-# --- what tasks need of Airflow ---
-
-
-def connect() -> Any:
-    """Let the steps use the Airflow connection, and return them."""
-    from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-
-    from kpi_common.aws import use_sessions
-    from kpi_pipeline import steps
-
-    use_sessions(lambda: AwsBaseHook(aws_conn_id=AWS_CONN_ID, client_type="s3").get_session())
-    return steps
-
-
-def lookups(params: Any) -> tuple[Any, Any, Any]:
-    """Return where settings are looked up: params of the run, Variables by name, the Variable with all others."""
-    others = settings_variable(Variable.get(SETTINGS_VARIABLE, default=None))
-    return params.get, lambda name: Variable.get(name, default=None) if name in VARIABLES else None, others.get
-
-
-def send(settings: AlertSettings | dict[str, Any], alert: Any) -> None:
-    """Send an alert, if there is one."""
-    from alert_channels import send as send_by_channels
-
-    if isinstance(settings, dict):
-        settings = AlertSettings(**{name: settings[name] for name in AlertSettings.model_fields})
-    send_by_channels(settings, alert)
-
-
-def note_failure(context: Any) -> None:
-    """Keep the reason of a failed task for `mark_failed`, also where it failed after its function had returned."""
-    error = context.get("exception")
-    context["ti"].xcom_push(key=FAILURE_KEY, value=f"{type(error).__name__}: {error}"[:1000] if error else "")
-
-
-def alert_of_task(context: Any) -> None:
-    """Send an alert when `mark_failed` itself, or what runs beside it, has failed."""
-    from kpi_pipeline.alerts.messages import alert
-
-    task_id = context["ti"].task_id
-    lines = [f"Task {task_id} of run {context['run_id']} has failed: {context.get('exception')}"]
-    send(load_alert_settings(*lookups(context["params"])), alert(f"{DAG_ID}: {task_id} failed", lines))
-
-
 # --- the DAG ---
 
 with DAG(
@@ -204,14 +141,8 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["music-streaming", "kpi", "emr-serverless", "dynamodb"],
-    params={name: Param(None, **schema) for name, schema in param_schemas().items()},
-    default_args={
-        "owner": from_environment("OWNER", "data-platform"),
-        "retries": int(from_environment("RETRIES", "2")),
-        "retry_delay": timedelta(seconds=float(from_environment("RETRY_SECONDS", "60"))),
-        "execution_timeout": timedelta(hours=2),
-        "on_failure_callback": note_failure,
-    },
+    params=PARAMS,
+    default_args={**DEFAULT_ARGS, "on_failure_callback": note_failure},
 ) as dag:
 
     @task(multiple_outputs=True)

@@ -29,10 +29,13 @@ RETURN_KEY = "return_value"
 RETRIES = {"retries": {"mode": "standard", "total_max_attempts": 9}}
 
 
-def run_state(ti: Any, dag_id: str, current: str) -> Callable[[str], str | None]:
+def run_state(ti: Any, dag_id: str, current: str, prefix: str = "") -> Callable[[str], str | None]:
     """Return a function that asks Airflow for the state of another run; None where it doesn't know it."""
 
     def state(run_id: str) -> str | None:
+        if not run_id.startswith(prefix):  # another DAG's
+            return None
+        run_id = run_id.removeprefix(prefix)
         if run_id == current:
             return "running"
         for found in ("running", "queued"):
@@ -44,23 +47,27 @@ def run_state(ti: Any, dag_id: str, current: str) -> Callable[[str], str | None]
 
 
 class SparkJobOperator(EmrServerlessStartJobOperator):
-    """Runs the job of `build_job`; returns its id and the place of its log, as `SparkJob`, as soon as it is known."""
+    """Runs the job of `build_job`; returns its id and the place of its log, as `SparkJob`, as soon as it is known.
 
-    def __init__(self, *, poll_seconds: int = 30, **kwargs: Any) -> None:
+    `run_prefix` stands before Airflow's run id in the request: jobs of several DAGs on a lake are told apart by it.
+    """
+
+    def __init__(self, *, poll_seconds: int = 30, run_prefix: str = "", **kwargs: Any) -> None:
+        self.run_prefix = run_prefix
         kwargs = {"waiter_delay": poll_seconds, "botocore_config": RETRIES, "execution_timeout": None, **kwargs}
         super().__init__(enable_application_ui_links=True, **kwargs)
 
     def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
         """Show the request as it is sent: each try has a client token and a run id of its own."""
         super().render_template_fields(context, jinja_env)
-        run_id, number = context["run_id"], context["ti"].try_number
+        run_id, number = f"{self.run_prefix}{context['run_id']}", context["ti"].try_number
         self.job_driver, self.config = for_try(self.job_driver, self.config, run_id, number)
         minutes = timedelta(minutes=self.config["executionTimeoutMinutes"]) + emr_job.MARGIN
         self.waiter_max_attempts = int(minutes.total_seconds()) // max(1, self.waiter_delay) + 1
 
     def execute(self, context: Any, event: dict[str, Any] | None = None) -> Any:
         """Adopt the run's live job or start one, then wait for its end."""
-        state = run_state(context["ti"], self.dag_id, context["run_id"])
+        state = run_state(context["ti"], self.dag_id, context["run_id"], self.run_prefix)
         lake = emr_job.option_of({"jobDriver": self.job_driver}, LAKE_OPTION)
         found = emr_job.live_job(self.hook.conn, self.application_id, str(self.name), lake, state)
         if found is None:

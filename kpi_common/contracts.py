@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from functools import cache
 from typing import Any, Literal, Optional, Union
@@ -51,15 +52,24 @@ class Column(_Strict):
 
     A text of more than `max_bytes` bytes (in UTF-8) breaks the rule `too_long_<column>`. With `unicode_form`, texts are
     brought into that form before they are compared or staged, so that a name is one however its accents are written.
+    `header` is the column's name in the source, where that is another one. `forms` are those of a timestamp: `local` is
+    a clock in the source time zone, `offset` has `Z` or an offset and is an instant whatever that zone is.
     """
 
     name: str
+    header: str = ""
     type: Literal["string", "bigint", "timestamp", "names"]
     required: bool = False
     description: str = ""
     invalid: Severity = Severity.QUARANTINE
     max_bytes: int = Field(default=BYTES_OF_A_TEXT, ge=1, le=1024 * 1024)
     unicode_form: Optional[Literal["NFC"]] = None  # noqa: UP045 (as `Rule.min`)
+    forms: tuple[Literal["local", "offset", "epoch_seconds", "epoch_milliseconds"], ...] = ("local", "offset")
+
+    @property
+    def source_name(self) -> str:
+        """Its name in the header of a file."""
+        return self.header or self.name
 
     @property
     def is_text(self) -> bool:
@@ -67,9 +77,13 @@ class Column(_Strict):
         return self.type not in CHECKED_TYPES
 
     @model_validator(mode="after")
-    def _only_texts_have_a_form(self) -> Column:
+    def _forms_fit_the_type(self) -> Column:
         if self.unicode_form and not self.is_text:
             raise ValueError(f"column {self.name}: only a string or names can have a `unicode_form`")
+        if "forms" in self.model_fields_set and self.type != "timestamp":
+            raise ValueError(f"column {self.name}: only a timestamp has `forms`")
+        if {"epoch_seconds", "epoch_milliseconds"} <= set(self.forms):
+            raise ValueError(f"column {self.name}: epoch_seconds and epoch_milliseconds can't be told apart: name one")
         return self
 
 
@@ -115,6 +129,15 @@ class Contract(_Strict):
         """Names of all columns of the contract."""
         return tuple(column.name for column in self.columns)
 
+    def translated(self, header: Iterable[str]) -> tuple[str, ...]:
+        """Return a file's header in the contract's names; what has one of these by chance is told apart."""
+        ours = {column.source_name: column.name for column in self.columns}
+        return tuple(ours.get(name) or (f"{name} (source)" if name in self.names else name) for name in header)
+
+    def source_name(self, name: str) -> str:
+        """Return the name of a column in the header of a file."""
+        return next(column.source_name for column in self.columns if column.name == name)
+
     @property
     def checks(self) -> int:
         """How many ways there are for a row to break it (see `validation.check`): its structure, columns and rules."""
@@ -131,10 +154,12 @@ class Contract(_Strict):
         return self
 
     @model_validator(mode="after")
-    def _rules_name_columns(self) -> Contract:
+    def _names_are_known_and_differ(self) -> Contract:
         for rule in self.rules:
             if rule.column not in self.names:
                 raise ValueError(f"rule {rule.reason}: no column {rule.column!r} in the contract")
+        if len({column.source_name for column in self.columns}) < len(self.columns):
+            raise ValueError("two columns have the same name in the source (`header`, else `name`)")
         return self
 
 

@@ -8,18 +8,21 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from kpi_common.errors import StorageError
 from kpi_common.uris import StoredFile, etag_of_content
 
 # What a file is called while it is being written; a killed run may leave one, which is in no listing.
 _PARTIAL = ".partial"
+
+_LONGEST_WAIT_S = 30
 
 _NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
@@ -175,10 +178,30 @@ class LocalStorage:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.with_name(f".{path.name}.guard").open("w") as guard:
-                fcntl.flock(guard, fcntl.LOCK_EX)
+                _lock(guard, uri)
                 yield
         except OSError as error:
             raise StorageError(f"{uri}: can't be written: {error.strerror}") from error
+
+
+def _lock(guard: IO[str], uri: str) -> None:
+    """Wait until nobody else writes the file: that takes moments, unless a process was stopped in the midst of it."""
+    deadline = time.monotonic() + _LONGEST_WAIT_S
+    while not _is_locked(guard):
+        if time.monotonic() > deadline:
+            raise StorageError(
+                f"{uri}: another process has been writing it for {_LONGEST_WAIT_S} s; if that is stopped, let it go on "
+                f"or end it (`fuser {guard.name}` tells which it is)"
+            )
+        time.sleep(0.01)
+
+
+def _is_locked(guard: IO[str]) -> bool:
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_partial(name: str) -> bool:

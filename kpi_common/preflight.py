@@ -12,18 +12,17 @@ import csv
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from kpi_common.contracts import FIRST_NOT_WHITE, WHITE_SPACE, Contract
 from kpi_common.errors import StorageError, refuses_one_file, shortened
 
 if TYPE_CHECKING:
     import hashlib
-
-    from kpi_common.files import Storage
 
 CHUNK = 256 * 1024  # what a core keeps at hand: larger blocks take twice as long a byte
 PACKED_CHUNK = 16 * 1024  # of it, what is left is copied at the end of each archive in a file
@@ -142,7 +141,7 @@ class FileScan:
 
     def read_file(
         self,
-        store: Storage,
+        opened: Callable[[str], BinaryIO],
         uri: str,
         name: str,
         *,
@@ -152,8 +151,8 @@ class FileScan:
         """Look at all of a file, or until its header is known; one that the system refuses is an `unreadable_file`.
 
         Args:
-            store: where it is.
-            uri: its address there; its suffix says whether it is packed.
+            opened: opens it by its address.
+            uri: its address; its suffix says whether it is packed.
             name: as it is called in its folder.
             header_only: read no more than the header takes.
             checksum: gets all bytes of the file as they are stored.
@@ -164,7 +163,7 @@ class FileScan:
         problem = _name_problem(uri, name)
         try:
             if problem is None:
-                with store.open(uri) as raw:
+                with closing(opened(uri)) as raw:
                     compressed = uri.endswith(".gz")
                     blocks = iter(partial(raw.read, PACKED_CHUNK if compressed else CHUNK), b"")
                     if checksum is not None and compressed:  # first, as a bad archive is not read to its end
@@ -309,15 +308,19 @@ class FileScan:
                 "missing_column", "the header can't be read: a quote is not closed, or has text beside it; see line 1"
             )
             return
-        missing = [name for name in self._contract.required if name not in names]
-        repeated = sorted({name for name in self._contract.names if names.count(name) > 1})
+        columns = self._contract.translated(names)
+        missing = [column for column in self._contract.required if column not in columns]
+        repeated = sorted({column for column in self._contract.names if columns.count(column) > 1})
         if missing:
-            self.fail("missing_column", _missing_message(missing, names))
+            self.fail("missing_column", _missing_message(self._contract, missing, names))
         elif repeated:
-            self.fail("duplicate_column", f"the header names a column twice: {', '.join(repeated)}")
+            self.fail(
+                "duplicate_column",
+                f"the header names a column twice: {', '.join(map(self._contract.source_name, repeated))}",
+            )
         elif len(names) > _MAX_COLUMNS:
             self.fail("too_many_columns", f"the header names {len(names):,} columns; at most {_MAX_COLUMNS:,} are read")
-        self.header = names
+        self.header = columns
 
 
 def _hashed(blocks: Iterator[bytes], checksum: hashlib._Hash) -> Iterator[bytes]:
@@ -338,12 +341,14 @@ def _name_problem(uri: str, name: str) -> tuple[str, str] | None:
     return None
 
 
-def _missing_message(missing: Iterable[str], names: tuple[str, ...]) -> str:
+def _missing_message(contract: Contract, missing: Iterable[str], names: tuple[str, ...]) -> str:
     by_folded = {name.casefold(): name for name in names}
     parts = []
-    for name in missing:
+    for column in missing:
+        name = contract.source_name(column)
         other = by_folded.get(name.casefold())
-        parts.append(f"`{name}`" + (f" (there is `{other}`: case matters)" if other else ""))
+        ours = f" (for {column})" if name != column else ""
+        parts.append(f"`{name}`{ours}" + (f" (there is `{other}`: case matters)" if other else ""))
     return f"the header lacks required columns: {', '.join(parts)}; {shown_header(names)}"
 
 

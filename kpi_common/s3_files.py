@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import timezone
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import quote, unquote
 
 from botocore.exceptions import ClientError
@@ -62,6 +62,12 @@ class S3Storage:
         with plain_aws_errors(uri):
             plain = f"s3://{uri.partition('://')[2]}"
             return smart_open.open(plain, "rb", compression="disable", transport_params={"client": self._client})
+
+    def stream(self, uri: str) -> BinaryIO:
+        """Open an object's bytes as they come, for a look at the first ones; a lost connection is an error."""
+        bucket, key = bucket_and_key(uri)
+        with plain_aws_errors(uri):
+            return cast(BinaryIO, self._client.get_object(Bucket=bucket, Key=key)["Body"])
 
     def read(self, uri: str, first_bytes: int | None = None) -> bytes | None:
         """Return an object's bytes (or its first ones), or None where there is no such object."""

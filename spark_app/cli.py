@@ -269,7 +269,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--full", action="store_true", help="export all days")
     restore = sub.add_parser("restore", parents=[common], help="KPI tables as they were before a run")
     restore.add_argument("--run", required=True, metavar="RUN_ID", help="the run whose KPIs are taken back")
-    sub.add_parser("compact", parents=[common], help="merge small files, delete old versions after the retention")
+    sub.add_parser("compact", parents=[common], help="merge small files, delete what is past its retention")
     return parser
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 
 from pyspark.sql import DataFrame
 
@@ -30,14 +30,14 @@ from spark_app.ingest.ingest import (
     settle_files,
 )
 from spark_app.ingest.trial import Batch, note_trial, plan_batches
-from spark_app.ingest.write_staged import count_written, write_files
+from spark_app.ingest.write_staged import count_written, delete_old_rows, write_files
 from spark_app.kpis import all_kpis
 from spark_app.publish.dirty_dates import DirtyDates, all_dates, find_dirty_dates, staged_versions
 from spark_app.publish.publish import publish
 from spark_app.recovery import open_lake, take_back
 from spark_app.run.context import Context
 from spark_app.run.files import FileVersion, Status
-from spark_app.run.result import RunResult
+from spark_app.run.result import RunResult, delete_old_results
 from spark_app.run.state import StateFile
 from spark_app.spark.session import plans_for
 
@@ -187,9 +187,18 @@ def restore(context: Context, run_id: str) -> None:
 
 
 def compact(context: Context) -> None:
-    """Merge small files; delete old versions, and exports that a newer delivered one contains, after the retention."""
+    """Merge small files; delete what is past its retention.
+
+    That is: quarantined rows, results of runs, old versions of tables, and exports that a newer delivered one contains.
+    """
     _open_lake(context)
     lake = context.lake
+    if context.settings.quarantine_days:
+        limit = context.now - timedelta(days=context.settings.quarantine_days)
+        with context.steps.step("delete old quarantined rows"):
+            delete_old_rows(context, limit)
+        with context.steps.step("delete old results"):
+            delete_old_results(lake, limit)
     tables = [lake.staged(dataset) for dataset in Dataset] + [lake.kpi(kpi.name) for kpi in all_kpis()]
     for table in [*tables, lake.quarantine]:
         if table.version() < 0:

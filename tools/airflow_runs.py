@@ -15,6 +15,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -78,6 +79,7 @@ class Airflow:
     connections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     dags: Path = DAGS
+    port: int = 0
 
     def environment(self) -> dict[str, str]:
         """What a process of this Airflow gets: nothing of the caller's AWS, Airflow or Python."""
@@ -139,11 +141,11 @@ class Airflow:
             done.check_returncode()
         return done.stdout
 
-    def start_run(self, params: Mapping[str, Any] | None = None) -> subprocess.Popen[str]:
+    def start_run(self, params: Mapping[str, Any] | None = None, dag_id: str = DAG_ID) -> subprocess.Popen[str]:
         """Start `airflow dags test` in a process group of its own; `log` of the home gets its output."""
         self.prepare()
         now = datetime.now(UTC).isoformat(timespec="microseconds")
-        command = [str(self.version.command), "dags", "test", DAG_ID, now, "--conf", json.dumps(dict(params or {}))]
+        command = [str(self.version.command), "dags", "test", dag_id, now, "--conf", json.dumps(dict(params or {}))]
         with self.log.open("a") as log:
             return subprocess.Popen(
                 command,
@@ -155,13 +157,29 @@ class Airflow:
                 text=True,
             )
 
+    def request(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Ask the REST API of a running `scheduler`, as the UI does."""
+
+        def send(url: str, token: str = "") -> dict[str, Any]:
+            data = None if content is None or not token else json.dumps(content).encode()
+            headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+            asked = urllib.request.Request(url, data, headers, method=method if token else "GET")  # noqa: S310
+            with urllib.request.urlopen(asked, timeout=60) as answer:  # noqa: S310
+                found: dict[str, Any] = json.load(answer)
+                return found
+
+        address = f"http://127.0.0.1:{self.port}"
+        token = send(f"{address}/auth/token")["access_token"]
+        return send(f"{address}/api/v2/{path}", token)
+
     @contextmanager
     def scheduler(self, port_of_ui: int = 0) -> Iterator[subprocess.Popen[bytes]]:
         """Run `airflow standalone` (scheduler, DAG processor, triggerer, web UI) as long as the block lasts."""
         import psutil
 
         self.prepare()
-        port = str(port_of_ui or free_port())
+        self.port = port_of_ui or free_port()
+        port = str(self.port)
         env = self.environment() | {
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
@@ -200,10 +218,10 @@ class Airflow:
         """Output of all runs by this Airflow."""
         return self.home / "runs.log"
 
-    def run_dag(self, params: Mapping[str, Any] | None = None) -> DagRun:
-        """Run the DAG to its end."""
+    def run_dag(self, params: Mapping[str, Any] | None = None, dag_id: str = DAG_ID) -> DagRun:
+        """Run a DAG to its end."""
         start = self.log.stat().st_size if self.log.exists() else 0
-        process = self.start_run(params)
+        process = self.start_run(params, dag_id)
         try:
             process.wait(RUN_TIMEOUT_S)
         finally:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from kpi_common.conf_files import CONF_DIR_VARIABLE
 from tools.docker_engine import docker
 from tools.processes import run_to_end
 from tools.spark_submit import SHORT_RUN_JAVA_OPTIONS
@@ -51,6 +52,8 @@ class Job:
         options += [STOP_SECONDS, *_mount(self.input, ",readonly"), *_mount(self.lake, "")]
         for name in ("TZ=UTC", "SPARK_LOCAL_IP=127.0.0.1", f"SPARK_CONF_DIR={HOME}/conf/spark"):
             options += ["--env", name]
+        if CONF_DIR_VARIABLE in environ:
+            options += [*_mount(environ[CONF_DIR_VARIABLE], ",readonly"), "--env", CONF_DIR_VARIABLE]
         if self.short_run:
             options += ["--env", f"SPARK_SUBMIT_OPTS={SHORT_RUN_JAVA_OPTIONS}"]
         for name in AWS_VARIABLES if self.uses_s3 else ():

@@ -119,6 +119,7 @@ def check_image(name: str, base: str, contract: Contract) -> list[Result]:
         *_check_layers(image, base_image, name, base, contract),
         *_check_files(inside, inside_base, contract),
         *_check_folders(name, base, contract),
+        *_check_modes(name, base),
         *_check_software(inside, inside_base, image["Config"].get("Labels") or {}, contract),
     ]
 
@@ -212,15 +213,26 @@ def _check_files(inside: dict[str, Any], base: dict[str, str], contract: Contrac
 
 
 def _check_folders(name: str, base: str, contract: Contract) -> Iterator[Result]:
-    """Look as root, who sees all, for what the image has in folders and the base has not."""
-
-    def content(image: str) -> set[str]:
-        look = ["--user", "0:0", "--entrypoint", "find", image, *contract.folders.empty, "-mindepth", "1"]
-        return set(docker("run", "--rm", "--network", "none", *look, check=False).stdout.splitlines())
-
-    left = content(name) - content(base)
+    left = _added(name, base, *contract.folders.empty, "-mindepth", "1")
     for folder in contract.folders.empty:
         yield _nothing(f"nothing left in {folder}", sorted(path for path in left if path.startswith(f"{folder}/")))
+
+
+def _check_modes(name: str, base: str) -> Iterator[Result]:
+    suid = _added(name, base, "/", "-xdev", "-type", "f", "-perm", "/6000")
+    yield _nothing("no file with a set-user-ID or set-group-ID bit added", sorted(suid))
+    writable = _added(name, base, "/", "-xdev", "!", "-type", "l", "-perm", "-0002", "!", "-perm", "-1000")
+    yield _nothing("nothing added that everybody may write", sorted(writable)[:10])
+
+
+def _added(name: str, base: str, *look: str) -> set[str]:
+    """Return what `find`, as root, who sees all, finds in the image and not in the base."""
+
+    def found(image: str) -> set[str]:
+        command = ["run", "--rm", "--network", "none", "--user", "0:0", "--entrypoint", "find", image, *look]
+        return set(docker(*command, check=False).stdout.splitlines())
+
+    return found(name) - found(base)
 
 
 def _check_software(

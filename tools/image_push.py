@@ -96,6 +96,8 @@ def reasons_not_to_push(labels: dict[str, str]) -> list[str]:
     reasons = []
     if labels.get("music-streaming-kpis.base") != "emr":
         reasons.append("this image stands on the look-alike of the EMR base and won't run on EMR: ./build.sh image")
+    elif "@sha256:" not in labels.get("org.opencontainers.image.base.name", ""):
+        reasons.append("the base is not pinned by its digest: put that into docker/base.toml, then ./build.sh image")
     if labels.get("org.opencontainers.image.revision", "").endswith("-dirty"):
         reasons.append("this image was built from files that are not committed: commit, then ./build.sh image")
     return reasons

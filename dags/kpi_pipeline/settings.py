@@ -84,6 +84,7 @@ class PipelineSettings(AlertSettings):
     max_files: int = Field(5000, ge=1, description="files of one run at most, the oldest first")
     max_bytes: int = Field(100 * 1024**3, ge=1, description="bytes of one run at most")
     claim_hours: float = Field(24, gt=0, description="a claim of a run that Airflow doesn't know ends after this")
+    quarantine_days: int = Field(90, ge=0, description="bad rows and samples of them are deleted after this; 0: never")
     keep_intermediate_days: float = Field(7, ge=0, description="what runs that died left is deleted after this")
 
     # DynamoDB.

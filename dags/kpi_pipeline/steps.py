@@ -142,7 +142,20 @@ def validate_inputs(run: Run) -> tuple[bool, Alert | None]:
 def build_job(run: Run) -> dict[str, Any]:
     """Return the Spark job's request, as the operator takes it."""
     settings = settings_of(run)
-    return job_request(settings, run["run_id"], manifest_uri(settings, run["run_id"]))
+    return job_request(settings, run["run_id"], ["run", "--manifest", manifest_uri(settings, run["run_id"])])
+
+
+def build_maintenance_job(settings: Mapping[str, Any], run_id: str) -> dict[str, Any] | None:
+    """Return the request for the job that compacts the lake, or None where there is no lake yet."""
+    its = PipelineSettings(**settings)
+    if S3Storage().find(f"{its.lake}/lake.json") is None:
+        return None
+    return job_request(its, run_id, ["compact", "--set", f"quarantine_days={its.quarantine_days}"])
+
+
+def delete_old_samples(settings: Mapping[str, Any]) -> int:
+    """Delete old reasons of rejected files, which hold samples of bad rows; return how many."""
+    return archive.delete_old_reasons(S3Storage(), PipelineSettings(**settings))
 
 
 def prepare_delivery(run: Run, max_groups: int) -> tuple[list[PartGroup], Alert | None]:

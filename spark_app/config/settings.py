@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from kpi_common.conf_files import CONF_DIR_VARIABLE, conf_dir, load_toml
+from kpi_common.conf_files import CONF_DIR_VARIABLE, conf_dirs, conf_file, load_toml
 from kpi_common.preflight import FileLimits
 from spark_app.errors import UsageError
 
@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     lock_wait_seconds: Annotated[float, Field(ge=0)]
     export_part_items: Count
     retention_days: Annotated[int, Field(ge=0)]
+    quarantine_days: Annotated[int, Field(ge=0)]
     inspect_on_driver_bytes: Annotated[int, Field(ge=0)]
     rows_per_data_file: Annotated[int, Field(ge=1000)]
     usd_per_vcpu_hour: Annotated[float, Field(ge=0)]
@@ -87,8 +88,8 @@ def load_settings(env: str, assignments: Sequence[str] = ()) -> Settings:
     Raises:
         UsageError: an unknown environment or setting, or a value that is not allowed; all of them at once.
     """
-    if not (conf_dir() / "settings" / f"{env}.toml").is_file():
-        known = sorted(p.stem for p in (conf_dir() / "settings").glob("*.toml") if p.stem != "default")
+    if not conf_file(f"settings/{env}.toml").is_file():
+        known = sorted({p.stem for folder in conf_dirs() for p in folder.glob("settings/*.toml")} - {"default"})
         raise UsageError(f"--env {env}: unknown environment; known are: {', '.join(known)}")
     assigned = dict(map(_split, assignments))
     try:

@@ -59,7 +59,7 @@ def inspect_file(file: InputFile, settings: Settings) -> Inspection:
     """Read all bytes of one file; a local file's etag (MD5) comes out of it too."""
     checksum = hashlib.md5(usedforsecurity=False) if file.etag is None else None
     scan = FileScan(load_contract(file.dataset), settings.file_limits)
-    scan.read_file(storage_for(file.uri), file.uri, file.name, checksum=checksum)
+    scan.read_file(storage_for(file.uri).open, file.uri, file.name, checksum=checksum)
     if checksum is not None:
         file = replace(file, etag=UNREAD if scan.unread else checksum.hexdigest())
     if scan.unread:

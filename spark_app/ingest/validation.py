@@ -7,7 +7,7 @@ exact complements, and the reasons are read back from the bits.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add, and_, or_
@@ -24,7 +24,10 @@ from spark_app.ingest.csv_records import UNCLOSED_QUOTE, WRONG_COLUMN_COUNT
 from spark_app.spark.columns import instant_to_local, local_to_instant, names_list, optimizer_barrier
 
 INTEGER = r"^[+-]?[0-9]{1,19}$"
-TIMESTAMP = r"^(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?$"
+_CLOCK = r"^(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
+TIMESTAMP = f"{_CLOCK}$"
+WITH_OFFSET = f"{_CLOCK}(Z|[+-][0-9]{{2}}:?[0-9]{{2}})$"
+SECONDS, MILLISECONDS = r"^[0-9]{1,11}(\.[0-9]{1,6})?$", "^[0-9]{1,14}$"
 _MICROS = 1_000_000
 SUSPICIOUS_NULL = "suspicious_null"
 HTML_ENTITY = "html_entity"
@@ -122,7 +125,7 @@ def is_header(contract: Contract) -> Column:
     def named(text: Column, name: str) -> Column:
         return (text == name) | (text.contains(_BOM) & (F.replace(text, F.lit(_BOM), F.lit("")) == name))
 
-    return reduce(and_, [_holds(named(F.col(_text(name)), name)) for name in contract.required])
+    return reduce(and_, [_holds(named(F.col(_text(name)), contract.source_name(name))) for name in contract.required])
 
 
 def warning_notes(by_reason: Mapping[str, int]) -> list[str]:
@@ -162,8 +165,19 @@ def _typed(column: ContractColumn, settings: Settings, *, decomposed: bool) -> C
         as_usual = number.cast("string") == text  # which INTEGER then matches: cheaper to see
         return F.when(as_usual | text.rlike(INTEGER), number)
     if column.type == "timestamp":
-        return local_to_instant(F.when(text.rlike(TIMESTAMP), text.cast("timestamp")), settings.source_time_zone)
+        return _instant(text, column.forms, settings.source_time_zone)
     return text
+
+
+def _instant(text: Column, forms: Sequence[str], zone: str) -> Column:
+    """Read a time in one of these forms; Spark's own cast knows `Z` and offsets."""
+    ways = {
+        "local": (TIMESTAMP, local_to_instant(text.cast("timestamp"), zone)),
+        "offset": (WITH_OFFSET, text.cast("timestamp")),
+        "epoch_seconds": (SECONDS, F.timestamp_micros((text.cast("decimal(17,6)") * _MICROS).cast("bigint"))),
+        "epoch_milliseconds": (MILLISECONDS, F.timestamp_millis(text.cast("bigint"))),
+    }
+    return F.coalesce(*(F.when(text.rlike(ways[form][0]), ways[form][1]) for form in forms))
 
 
 def _text(name: str) -> str:
@@ -203,7 +217,8 @@ def _rule_check(rule: Rule, settings: Settings) -> Check:
         outside = F.lit(False)
     else:
         read_back = instant_to_local(typed, settings.source_time_zone)
-        outside = read_back != F.col(_text(rule.column)).cast("timestamp")
+        text = F.col(_text(rule.column))
+        outside = (read_back != text.cast("timestamp")) & text.rlike(TIMESTAMP)
     return Check(rule.reason, rule.column, rule.severity, _holds(_whole() & outside))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import reduce
 
 from pyspark.sql import DataFrame
@@ -71,6 +72,13 @@ def _write_quarantine(context: Context, judged: Judged, ledger: Ledger) -> int |
     frames = [_quarantined_rows(context, rows, members) for rows in judged.rows if (members := _bad(judged, rows))]
     frame = reduce(DataFrame.unionByName, frames) if frames else local_frame(context.spark, [], QUARANTINE_SCHEMA)
     return table.replace(frame, _condition(touched), context.metadata("quarantine"))
+
+
+def delete_old_rows(context: Context, limit: datetime) -> None:
+    """Delete from the quarantine what was put there before."""
+    if context.lake.quarantine.version() >= 0:
+        none, before = local_frame(context.spark, [], QUARANTINE_SCHEMA), f"{limit.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+        context.lake.quarantine.replace(none, f"quarantined_at < '{before}'", context.metadata("delete old rows"))
 
 
 def _may_have_rows(candidate: Candidate, ledger: Ledger) -> bool:

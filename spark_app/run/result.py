@@ -144,6 +144,13 @@ def write_result(lake: Lake, content: dict[str, Any]) -> str:
     return uri
 
 
+def delete_old_results(lake: Lake, limit: datetime) -> None:
+    """Delete the results of runs, with samples of bad rows in them, that were written before."""
+    for stored in list(storage_for(lake.uri).list_files(join(lake.uri, "runs"))):
+        if stored.modified_at < limit:
+            lake.delete_folder(f"runs/{stored.relative.partition('/')[0]}")
+
+
 def _totals(files: list[FileOutcome]) -> dict[str, Any]:
     accepted = [f.version for f in files if f.version is not None and f.outcome == "accepted"]
     reasons: Counter[str] = Counter()

@@ -12,6 +12,7 @@ from typing import Any
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
+from kpi_common.conf_files import CONF_DIR_VARIABLE
 from spark_app import __version__
 from spark_app.config.settings import Settings
 from spark_app.errors import UsageError
@@ -90,6 +91,8 @@ def build_session(retention_days: int) -> SparkSession:
         # Of the columns, only the first is looked for in files: the file_id of what a corrected file replaces.
         "spark.databricks.delta.properties.defaults.dataSkippingNumIndexedCols": "1",
     }
+    if CONF_DIR_VARIABLE in os.environ:  # executors look into files by their contracts, too
+        options[f"spark.executorEnv.{CONF_DIR_VARIABLE}"] = os.environ[CONF_DIR_VARIABLE]
     for name, value in (options | _s3_options() | _log_store_options()).items():
         builder = builder.config(name, value)
     spark = builder.getOrCreate()

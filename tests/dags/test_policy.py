@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
+PIPELINE = DAGS / "music_streaming_pipeline.py"
+MAINTENANCE = DAGS / "music_streaming_maintenance.py"
 DAG_FILES = sorted(path for path in DAGS.glob("*.py") if "DAG(" in path.read_text("utf-8"))
 
 # Imports a DAG file as Airflow's processor does, with sockets closed and without pyspark, and tells what it found.
@@ -99,7 +101,7 @@ def dag(parsed: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_there_are_dags() -> None:
-    assert [path.name for path in DAG_FILES] == ["music_streaming_pipeline.py"]
+    assert [path.name for path in DAG_FILES] == ["music_streaming_maintenance.py", "music_streaming_pipeline.py"]
 
 
 def test_parses_without_pyspark_and_writes_nothing(parsed: dict[str, Any]) -> None:
@@ -128,8 +130,14 @@ def test_every_task_has_owner_retries_and_documentation(dag: dict[str, Any]) -> 
         assert task["doc"], name
 
 
-def test_any_failure_is_alerted_and_fails_the_run(dag: dict[str, Any]) -> None:
-    tasks = dag["tasks"]
+@pytest.fixture(scope="module")
+def tasks() -> dict[str, Any]:
+    """Tasks of the pipeline."""
+    (found,) = parse(PIPELINE)["dags"]
+    return dict(found["tasks"])
+
+
+def test_any_failure_is_alerted_and_fails_the_run(tasks: dict[str, Any]) -> None:
     assert tasks["mark_failed"]["trigger_rule"] == "one_failed"
     assert all(task["callback"] for task in tasks.values()), "its reason would not be known"
     heard, new = set(), {"mark_failed"}
@@ -142,8 +150,7 @@ def test_any_failure_is_alerted_and_fails_the_run(dag: dict[str, Any]) -> None:
     assert tasks["clean_up"]["teardown"]
 
 
-def test_edges_follow_from_arguments(dag: dict[str, Any]) -> None:
-    tasks = dag["tasks"]
+def test_edges_follow_from_arguments(tasks: dict[str, Any]) -> None:
     assert tasks["run_spark_app"]["upstream"] == ["build_job"]
     assert tasks["run_spark_app"]["templated"] >= [
         "application_id",
@@ -167,7 +174,6 @@ def test_params_have_types_limits_and_descriptions(dag: dict[str, Any]) -> None:
     assert all(schema["section"] for schema in params.values())
 
 
-PIPELINE = DAGS / "music_streaming_pipeline.py"
 QUEUE = "https://sqs.eu-central-1.amazonaws.com/123456789012/files"
 
 
@@ -184,6 +190,16 @@ QUEUE = "https://sqs.eu-central-1.amazonaws.com/123456789012/files"
 def test_the_schedule_comes_from_the_environment(settings: dict[str, str], timetable: tuple[str, ...]) -> None:
     (found,) = parse(PIPELINE, **settings)["dags"]
     assert found["schedule"] in timetable
+
+
+def test_maintenance_is_weekly_and_alerts_by_itself() -> None:
+    (found,) = parse(MAINTENANCE)["dags"]
+    assert found["schedule"] in ("CronTriggerTimetable", "CronDataIntervalTimetable")
+    assert list(found["tasks"]) == ["read_settings", "build_job", "compact_lake", "delete_old_samples"]
+    assert found["tasks"]["delete_old_samples"]["upstream"] == ["compact_lake", "read_settings"]
+    assert all(task["callback"] for task in found["tasks"].values())
+    (by_hand,) = parse(MAINTENANCE, MAINTENANCE_SCHEDULE="manual")["dags"]
+    assert by_hand["schedule"] == "NullTimetable"
 
 
 def test_on_arrival_needs_a_queue() -> None:

@@ -175,3 +175,15 @@ def test_the_next_run_takes_them_through_throttling_and_dies_while_it_archives(
     assert sorted(name for name in names if name.startswith("next-")) == [f"next-{number}.csv" for number in range(6)]
     assert differences(pipeline) == []
     assert mailbox.take() == []
+
+
+def test_maintenance_compacts_the_lake_and_changes_no_figure(pipeline: Pipeline, mailbox: Mailbox) -> None:
+    before = {name: len(pipeline.keys(f"lake/{name}")) for name in ("staged/streams", "kpis/hourly")}
+    run = pipeline.airflow().run_dag({"quarantine_days": 1}, "music_streaming_maintenance")
+    assert run.state == "success", run.log[-4000:]
+    assert set(run.states().values()) == {"success"}
+    assert pipeline.jobs()[-1] == "SUCCESS"
+    after = {name: len(pipeline.keys(f"lake/{name}")) for name in before}
+    assert all(after[name] > before[name] for name in before), "merged files stand beside the old ones, for a while"
+    assert differences(pipeline) == []
+    assert mailbox.take() == []

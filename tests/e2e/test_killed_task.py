@@ -1,16 +1,18 @@
-"""Under Airflow's own scheduler: a file that arrives starts a run, and a task that is killed adopts its job."""
+"""Under Airflow's own scheduler: a run started by a file adopts its job after a kill; one ended by hand leaves none."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Callable
+from urllib.parse import quote
 
 import psutil
 import pytest
 
 from tests.e2e.conftest import Source
 from tests.e2e.pipeline import Mailbox, Pipeline, differences
+from tools.airflow_runs import DAG_ID
 from tools.emulated_aws import EmulatedAws
 
 PATIENCE_S = 240
@@ -65,4 +67,32 @@ def test_one_job_not_two(
     assert run.state == "success", run.tasks
     assert pipeline.jobs() == ["SUCCESS"]
     assert [task.try_number for task in run.tasks if task.task == "run_spark_app"] == [2]
+    assert differences(pipeline) == []
+
+
+def test_a_run_marked_failed_by_hand_leaves_no_job_to_the_next_one(
+    aws: EmulatedAws, mailbox: Mailbox, source: Source, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Its task is deferred, so that no process of Airflow is there to cancel the job: the next run does it."""
+    pipeline = Pipeline(aws, mailbox, tmp_path_factory.mktemp("marked"), "marked")
+    pipeline.put_folder(source.folder)
+    airflow = pipeline.airflow(DEFERRABLE="true")
+    runs = f"dags/{DAG_ID}/dagRuns"
+
+    def state(run_id: str) -> str:
+        return str(airflow.request("GET", f"{runs}/{quote(run_id)}")["state"])
+
+    with airflow.scheduler():
+        wait_for("the DAG to be known", airflow.knows_dag)
+        first = airflow.request("POST", runs, {"logical_date": None})["dag_run_id"]
+        task = f"{runs}/{quote(first)}/taskInstances/run_spark_app"
+        wait_for("a deferred task", lambda: airflow.request("GET", task)["state"] == "deferred")
+        wait_for("a running job", lambda: pipeline.jobs() == ["RUNNING"])
+        airflow.request("PATCH", f"{runs}/{quote(first)}", {"state": "failed"})
+        assert state(first) == "failed"
+        assert pipeline.jobs() == ["RUNNING"], "nobody has cancelled it"
+        second = airflow.request("POST", runs, {"logical_date": None})["dag_run_id"]
+        wait_for("the next run's end", lambda: state(second) in ("success", "failed"))
+        assert state(second) == "success", airflow.log.read_text()[-4000:]
+    assert pipeline.jobs() == ["CANCELLED", "SUCCESS"]
     assert differences(pipeline) == []

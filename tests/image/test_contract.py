@@ -26,7 +26,7 @@ def broken_image(built: Built) -> Iterator[str]:
         "USER root",
         "WORKDIR /srv",
         "ENV PYSPARK_PYTHON=/opt/music-streaming-kpis/bin/python INDEX_URL=x",
-        "RUN printf '#!/bin/sh' >/usr/bin/gcc && chmod 755 /usr/bin/gcc && mkdir -p ~/.cache/pip",
+        "RUN printf '#!/bin/sh' >/usr/bin/gcc && chmod 4755 /usr/bin/gcc && mkdir -p ~/.cache/pip",
         "RUN chmod 666 /opt/music-streaming-kpis/main.py && echo >>/usr/bin/entrypoint.sh",
         'ENTRYPOINT ["/bin/bash"]',
         "USER hadoop",
@@ -48,6 +48,8 @@ def test_a_broken_image_is_told_point_by_point(built: Built, broken_image: str) 
         "no secret in the environment or the history",
         "as in the base: /usr/bin/entrypoint.sh",
         "nothing of ours is writable for the user",
+        "nothing added that everybody may write",
+        "no file with a set-user-ID or set-group-ID bit added",
         "nothing left in /root",
         "no compiler or installer added",
     }

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import boto3
 import pytest
@@ -16,6 +18,7 @@ from mypy_boto3_dynamodb import DynamoDBClient
 from kpi_common.errors import AppError, MovedAwayError, UsageError
 from kpi_common.files import StoredFile, bucket_and_key
 from kpi_common.s3_files import COPY_IN_ONE_BYTES, S3Storage
+from kpi_pipeline.files import archive
 from kpi_pipeline.files.archive import clean_up, move_done
 from kpi_pipeline.files.arrivals import SourceFile, list_source, run_folder, write_run_manifest
 from kpi_pipeline.files.claims import PROCESSING, REJECTED, SUCCESS, ClaimLedger, Entry
@@ -317,3 +320,16 @@ def test_a_file_that_may_not_be_read_holds_up_no_other_one(
         moved = move_done(buckets, ledger, settings, list_source(buckets, settings))
         assert list(moved.left) == ["streams/cold.csv"]
     assert keys(s3, "raw/") == ["raw/streams/cold.csv"], "the other one is archived"
+
+
+def test_old_reasons_of_rejected_files_are_deleted_and_the_files_stay(
+    s3: Any, buckets: S3Storage, settings: PipelineSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("a.csv", "a.csv.reason.json"):
+        s3.put_object(Bucket=BUCKET, Key=f"rejected/streams/2024-06-25/{key}", Body=b"{}")
+    assert archive.delete_old_reasons(buckets, settings) == 0
+    later = datetime.now(UTC) + timedelta(days=settings.quarantine_days, seconds=1)
+    monkeypatch.setattr(archive, "datetime", Mock(now=lambda _: later))
+    assert archive.delete_old_reasons(buckets, settings.model_copy(update={"quarantine_days": 0})) == 0
+    assert archive.delete_old_reasons(buckets, settings) == 1
+    assert keys(s3, "rejected/") == ["rejected/streams/2024-06-25/a.csv"]

@@ -29,7 +29,10 @@ LONGEST_TEXT = {
     "users": {"user_name": 4096, "user_country": 4096, "created_at": 4096},
 }
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,19}")
-LISTEN_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?")
+LISTEN_TIME = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?)(?:(Z)|([+-])([0-9]{2}):?([0-9]{2}))?"
+)
+LARGEST_OFFSET = 18 * 60
 OLDEST_LISTEN = datetime(2000, 1, 1)
 DAY = 24 * zones.HOUR
 LONGEST_TRACK_MS = 86_400_000
@@ -75,15 +78,16 @@ def check_listen(values: Mapping[str, str], zone: ZoneInfo, modified: int) -> Li
     user_id = whole_number(values["user_id"])
     if values["user_id"] and user_id is None:
         reasons.append("invalid_user_id")
-    local = _listen_time(values["listen_time"])
-    if local is None:
+    written = _listen_time(values["listen_time"])
+    if written is None:
         if values["listen_time"]:
             reasons.append("invalid_listen_time")
         return reasons
-    if local < OLDEST_LISTEN:
+    local, offset = written
+    instant = zones.to_instant(local, zone) if offset is None else zones.micros(local) - offset * zones.MINUTE
+    if (local < OLDEST_LISTEN) if offset is None else (instant < zones.micros(OLDEST_LISTEN)):
         reasons.append("listen_time_out_of_range")
-    instant = zones.to_instant(local, zone)
-    if zones.is_skipped(local, zone):
+    if offset is None and zones.is_skipped(local, zone):
         reasons.append("nonexistent_local_time")
     elif instant > modified + DAY:
         reasons.append("in_future")
@@ -153,12 +157,20 @@ def _number_reasons(column: str, number: int | None, highest: int) -> list[str]:
     return [] if 0 <= number <= highest else [f"{column}_out_of_range"]
 
 
-def _listen_time(text: str) -> datetime | None:
-    if not LISTEN_TIME.fullmatch(text):
+def _listen_time(text: str) -> tuple[datetime, int | None] | None:
+    """The clock that is written, and its offset in minutes, if there is one."""
+    found = LISTEN_TIME.fullmatch(text)
+    if not found:
         return None
-    moment, _, fraction = text.replace("T", " ").partition(".")
+    clock, utc, sign, hours, minutes = found.groups()
+    offset = None
+    if utc or sign:
+        offset = 0 if utc else int(f"{sign}1") * (60 * int(hours) + int(minutes))
+        if abs(offset) > LARGEST_OFFSET or (sign and int(minutes) > 59):
+            return None
+    moment, _, fraction = clock.replace("T", " ").partition(".")
     try:
         local = datetime.strptime(moment, "%Y-%m-%d %H:%M:%S")
     except ValueError:
         return None
-    return local + timedelta(microseconds=int(fraction.ljust(6, "0") or 0))
+    return local + timedelta(microseconds=int(fraction.ljust(6, "0") or 0)), offset

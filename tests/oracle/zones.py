@@ -8,7 +8,8 @@ from zoneinfo import ZoneInfo
 
 EPOCH = datetime(1970, 1, 1)
 SECOND = 1_000_000
-HOUR = 3_600 * SECOND
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
 
 
 def micros(moment: datetime) -> int:

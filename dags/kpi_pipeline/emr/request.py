@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kpi_common.conf_files import conf_dir
+from kpi_common.conf_files import conf_file
 from kpi_common.errors import UsageError
 from kpi_pipeline.files.arrivals import safe_name
 from kpi_pipeline.settings import PipelineSettings
@@ -21,15 +21,15 @@ TOKEN_LENGTH = 64
 RUN_ID_OPTION, LAKE_OPTION = "--run-id", "--lake"
 
 
-def job_request(settings: PipelineSettings, run_id: str, manifest: str) -> dict[str, Any]:
+def job_request(settings: PipelineSettings, run_id: str, command: Sequence[str]) -> dict[str, Any]:
     """Return the request for a run's job, as the operator's arguments.
 
     Args:
         settings: the run's.
         run_id: Airflow's.
-        manifest: address of the run manifest.
+        command: of the application, with its own options.
     """
-    arguments = ["run", "--manifest", manifest, LAKE_OPTION, settings.lake, RUN_ID_OPTION, safe_name(run_id)]
+    arguments = [*command, LAKE_OPTION, settings.lake, RUN_ID_OPTION, safe_name(run_id)]
     arguments += ["--env", settings.job_environment, "--log-format", "json"]
     for name, value in settings.job_settings.items():
         arguments += ["--set", f"{name}={value}"]
@@ -117,7 +117,7 @@ def spark_properties(environment: str) -> dict[str, str]:
     Raises:
         UsageError: there is no such file, or a line is not `name value`.
     """
-    path = conf_dir() / "spark" / f"{environment}.conf"
+    path = conf_file(f"spark/{environment}.conf")
     if not path.is_file():
         raise UsageError(f"{path}: configuration file not found")
     properties = {}

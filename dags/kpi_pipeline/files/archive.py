@@ -199,3 +199,20 @@ def clean_up(buckets: S3Storage, settings: PipelineSettings, run_folder: str | N
             deleted += buckets.delete_folder(f"{settings.intermediate}/runs/{name}")
     log("intermediate files deleted", files=deleted)
     return deleted
+
+
+def delete_old_reasons(buckets: S3Storage, settings: PipelineSettings) -> int:
+    """Delete what tells why files were rejected, with samples of their rows, after `quarantine_days`; the files stay.
+
+    Returns:
+        How many files.
+    """
+    if not settings.quarantine_days:
+        return 0
+    limit = datetime.now(UTC) - timedelta(days=settings.quarantine_days)
+    listed = list(buckets.list_files(settings.rejected))
+    old = [one for one in listed if one.relative.endswith(REASON_SUFFIX) and one.modified_at < limit]
+    for stored in old:
+        buckets.delete_object(stored.uri)
+    log("old reasons of rejected files deleted", files=len(old))
+    return len(old)

@@ -58,7 +58,7 @@ def check_header(buckets: S3Storage, settings: PipelineSettings, file: dict[str,
     """Look at a file's header as the application does; a file that can't be read, or is gone by now, is left to it."""
     given = {name: int(value) for name, value in settings.job_settings.items() if name in LIMITS and value.isdecimal()}
     scan = FileScan(load_contract(file["dataset"]), FileLimits(**given))
-    scan.read_file(buckets, file["path"], file["name"], header_only=True)
+    scan.read_file(buckets.stream, file["path"], file["name"], header_only=True)
     if scan.reason is None or scan.reason == UNREADABLE_FILE:
         return None
     return Problem(file["name"], f"{scan.reason}: {scan.message}")

@@ -1,3 +1,4 @@
+import fcntl
 import hashlib
 import os
 import resource
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kpi_common import local_files
 from kpi_common.files import LocalStorage, etag_of_content, is_s3, join, normalise, storage_for
 from kpi_common.s3_files import S3Storage
 from spark_app.errors import StorageError, UsageError
@@ -289,3 +291,14 @@ def test_a_folder_goes_with_all_that_is_in_it(tmp_path: Path) -> None:
     DISK.delete_folder(str(tmp_path / "x"))
     DISK.delete_folder(str(tmp_path / "x"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_whose_writer_was_stopped_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_files, "_LONGEST_WAIT_S", 0.05)
+    with (tmp_path / ".a.json.guard").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        with pytest.raises(StorageError, match=r"a\.json: another process has been writing it .*`fuser .*\.guard`"):
+            LocalStorage().write_if(str(tmp_path / "a.json"), b"{}", None)
+    assert LocalStorage().write_if(str(tmp_path / "a.json"), b"{}", None)

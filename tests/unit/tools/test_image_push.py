@@ -12,10 +12,11 @@ from tools.image_push import POLICY, Repository, push, reasons_not_to_push, tag_
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 URI = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/team/music-streaming-kpis"
+BASE = "public.ecr.aws/emr-serverless/spark/emr-7.14.0"
 LABELS = {
     "org.opencontainers.image.version": "0.1.0",
     "org.opencontainers.image.revision": COMMIT,
-    "org.opencontainers.image.base.name": "public.ecr.aws/emr-serverless/spark/emr-7.14.0:latest",
+    "org.opencontainers.image.base.name": f"{BASE}@sha256:{'0' * 64}",
     "music-streaming-kpis.base": "emr",
     "music-streaming-kpis.emr-architecture": "ARM64",
 }
@@ -43,6 +44,8 @@ def test_the_look_alike_and_uncommitted_files_are_not_pushed(monkeypatch: pytest
     assert reasons_not_to_push(LABELS) == []
     wrong = LABELS | {"music-streaming-kpis.base": "local", "org.opencontainers.image.revision": f"{COMMIT}-dirty"}
     assert len(reasons_not_to_push(wrong)) == 2
+    (reason,) = reasons_not_to_push(LABELS | {"org.opencontainers.image.base.name": f"{BASE}:latest"})
+    assert "not pinned by its digest" in reason
     monkeypatch.setattr(image_push, "labels_of", lambda _name: wrong)
     with pytest.raises(DockerError, match="look-alike"):
         push(BUILT, Repository.parse(URI), dry_run=False)

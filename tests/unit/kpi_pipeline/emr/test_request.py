@@ -32,7 +32,7 @@ def test_tokens_are_what_emr_takes_and_differ_by_run_and_try(run_id: str) -> Non
 
 @pytest.mark.parametrize("run_id", RUN_IDS)
 def test_each_try_has_a_run_id_that_the_application_takes_and_a_token(settings: PipelineSettings, run_id: str) -> None:
-    asked = request.job_request(settings, run_id, "s3://b-1/m.json")
+    asked = request.job_request(settings, run_id, ["run", "--manifest", "s3://b-1/m.json"])
     names, tokens = set(), set()
     for number in (1, 2, 3):
         driver, config = request.for_try(asked["job_driver"], asked["config"], run_id, number)
@@ -48,7 +48,7 @@ def test_each_try_has_a_run_id_that_the_application_takes_and_a_token(settings: 
 
 
 def test_the_request_has_one_attempt_a_timeout_and_a_token(settings: PipelineSettings) -> None:
-    asked = request.job_request(settings, "run-1", "s3://b-1/m.json")
+    asked = request.job_request(settings, "run-1", ["run", "--manifest", "s3://b-1/m.json"])
     assert asked["config"]["retryPolicy"] == {"maxAttempts": 1}
     assert asked["config"]["executionTimeoutMinutes"] == 120
     assert asked["config"]["clientToken"] == request.client_token("run-1", 1)

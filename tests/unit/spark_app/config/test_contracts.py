@@ -5,6 +5,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from kpi_common.conf_files import CONF_DIR_VARIABLE
+from kpi_common.preflight import FileLimits, FileScan
 from spark_app.config.contracts import Dataset, Severity, load_contract
 from spark_app.errors import UsageError
 from tests.unit.spark_app.builders import checked
@@ -72,6 +73,12 @@ COLUMN = '[[columns]]\nname = "user_id"\ntype = "bigint"\n'
             HEAD + COLUMN + '[[rules]]\nreason = "r"\ncolumn = "user_id"\ncheck = "range"\nmin = 0\nseverity = "no"\n',
             r"rules\.0\.severity: Input should be 'reject_file', 'quarantine' or 'warn'",
         ),
+        (HEAD + COLUMN + COLUMN.replace('"user_id"', '"x"\nheader = "user_id"'), "same name in the source"),
+        (HEAD + COLUMN + 'forms = ["local"]\n', "only a timestamp has `forms`"),
+        (
+            HEAD + COLUMN.replace("bigint", "timestamp") + 'forms = ["epoch_seconds", "epoch_milliseconds"]\n',
+            "can't be told apart: name one",
+        ),
     ],
 )
 def test_a_file_that_is_no_contract_says_where(conf: Path, text: str, message: str) -> None:
@@ -86,6 +93,16 @@ def test_a_contract_of_ones_own_is_taken(conf: Path) -> None:
     contract = load_contract(Dataset.USERS)
     assert contract.rules[0].severity is Severity.REJECT_FILE
     assert contract.required == ()
+
+
+def test_a_column_may_have_another_name_in_the_source(conf: Path) -> None:
+    column = COLUMN + 'header = "uid"\nrequired = true\n'
+    (conf / "users.toml").write_text(HEAD + column)
+    contract = load_contract(Dataset.USERS)
+    assert contract.translated(("name", "uid", "user_id")) == ("name", "user_id", "user_id (source)")
+    scan = FileScan(contract, FileLimits())
+    scan.read([b"user_id,name\n"], compressed=False)
+    assert (scan.message or "").startswith("the header lacks required columns: `uid` (for user_id); it has: user_id")
 
 
 MANY = "".join(f'[[columns]]\nname = "c{number}"\ntype = "string"\n' for number in range(24))

@@ -13,7 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from pyspark.sql import SparkSession
 
-from kpi_common.conf_files import conf_dir
+from kpi_common.conf_files import conf_file
 from kpi_common.files import join
 from kpi_common.local_files import LocalStorage
 from spark_app.config.dynamodb_layout import DynamoDbLayout
@@ -109,7 +109,7 @@ def new_run(
     monkeypatch.setattr(export, "load_layout", lambda: LAYOUT)
     shutil.copytree(first, tmp_path, dirs_exist_ok=True)
     yield lambda run_id: Run(spark, tmp_path, run_id)
-    schema = json.loads((conf_dir() / "schemas" / "export_manifest.schema.json").read_bytes())
+    schema = json.loads(conf_file("schemas/export_manifest.schema.json").read_bytes())
     for path in tmp_path.glob("exports/*/manifest.json"):
         Draft202012Validator(schema).validate(json.loads(path.read_bytes()))
 

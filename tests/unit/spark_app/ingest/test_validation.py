@@ -7,9 +7,10 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from spark_app.config.contracts import Dataset, Severity, load_contract
-from spark_app.ingest.validation import warning_notes
+from spark_app.ingest.csv_records import split_fields
+from spark_app.ingest.validation import check, warning_notes
 from spark_app.spark.columns import age_band, instant_to_local, local_to_instant, names_list
-from tests.unit.spark_app.builders import HEADERS, checked, instant, settings
+from tests.unit.spark_app.builders import HEADERS, checked, instant, records, settings
 
 S, G, U = Dataset.STREAMS, Dataset.SONGS, Dataset.USERS
 
@@ -43,8 +44,12 @@ ROWS: list[tuple[Dataset, str, list[str]]] = [
     (S, "1,t1,2024-06-25 10:00", ["invalid_listen_time"]),
     (S, "1,t1,2024-06-25 24:00:00", ["invalid_listen_time"]),
     (S, "1,t1,2024-06-25 10:00:60", ["invalid_listen_time"]),
-    (S, "1,t1,2024-06-25 10:00:00Z", ["invalid_listen_time"]),
-    (S, "1,t1,2024-06-25 10:00:00+02:00", ["invalid_listen_time"]),
+    (S, "1,t1,2024-06-25 10:00:00Z", []),
+    (S, "1,t1,2024-06-25T10:00:00.5+0200", []),
+    (S, "1,t1,2024-06-27 01:00:00+02:00", []),
+    (S, "1,t1,2024-06-26 23:00:00-02:00", ["in_future"]),
+    (S, "1,t1,2024-06-25 10:00:00+19:00", ["invalid_listen_time"]),
+    (S, "1,t1,2024-06-25 10:00:00 CET", ["invalid_listen_time"]),
     (S, "1,t1,2024-06-25 10:00:00.1234567", ["invalid_listen_time"]),
     (S, "1,t1,0000-06-25 10:00:00", ["invalid_listen_time"]),
     (S, "1,t1,25.06.2024 10:00:00", ["invalid_listen_time"]),
@@ -239,6 +244,9 @@ def test_in_a_zone_times_are_instants_and_the_skipped_hour_is_told(spark: SparkS
         "2024-03-31T03:00:00.5": "2024-03-31 01:00:00.500000",
         "2023-10-29 02:30:00": "2023-10-29 00:30:00",
         "2023-10-29 03:00:00": "2023-10-29 02:00:00",
+        "2024-03-31 02:30:00Z": "2024-03-31 02:30:00",
+        "2024-03-31T02:30:00.25+02:00": "2024-03-31 00:30:00.250000",
+        "2024-03-30 22:30:00-0230": "2024-03-31 01:00:00",
     }
     raw = [f"1,{number},{time}" for number, time in enumerate(times)]
     frame = checked(spark, S, *raw, own=settings(f"source_time_zone={BERLIN}"))
@@ -248,6 +256,27 @@ def test_in_a_zone_times_are_instants_and_the_skipped_hour_is_told(spark: SparkS
             assert row["reasons"] == ["nonexistent_local_time"]
         else:
             assert (row["reasons"], row["listen_time"]) == ([], instant(expected))
+
+
+@pytest.mark.parametrize(
+    ("form", "good", "bad"),
+    [
+        ("epoch_seconds", {"1719309600": "2024-06-25 10:00:00", "1719309600.25": "2024-06-25 10:00:00.250000"}, "1e9"),
+        ("epoch_milliseconds", {"1719309600123": "2024-06-25 10:00:00.123000"}, "1719309600.5"),
+    ],
+)
+def test_numbers_are_times_only_where_the_contract_says_so(
+    spark: SparkSession, form: str, good: dict[str, str], bad: str
+) -> None:
+    plain = load_contract(S)
+    columns = [c.model_copy(update={"forms": (form,)}) if c.type == "timestamp" else c for c in plain.columns]
+    contract = plain.model_copy(update={"columns": tuple(columns)})
+    times = [*good, bad, "2024-06-25 10:00:00"]
+    parsed = split_fields(records(spark, *(f"1,t,{time}" for time in times)), contract, HEADERS[S])
+    found = check(parsed, contract, settings(f"source_time_zone={BERLIN}"))
+    rows = found.frame.orderBy("line_number").select("listen_time", found.reasons_column()).collect()
+    assert [row[0] for row in rows] == [*map(instant, good.values()), None, None]
+    assert [row[1] for row in rows] == [*([[]] * len(good)), ["invalid_listen_time"], ["invalid_listen_time"]]
 
 
 def test_the_future_is_judged_by_instants_not_by_local_clocks(spark: SparkSession) -> None:

@@ -8,7 +8,7 @@ from pyspark.sql import SparkSession
 
 from spark_app.config.contracts import Dataset
 from spark_app.errors import AuditError
-from spark_app.ingest.write_staged import Written, count_written
+from spark_app.ingest.write_staged import Written, count_written, delete_old_rows
 from spark_app.run.files import Status
 from tests.unit.spark_app.ingest.ledger_files import HOUR, NOON
 from tests.unit.spark_app.ingest.small_run import SmallRun, listen
@@ -36,6 +36,10 @@ def test_each_row_of_an_accepted_file_has_one_fate(run: SmallRun) -> None:
     ]
     assert len(run.rows("staged/streams", "track_id")) == 42
     assert settled["streams/bad.csv"].version.status is Status.REJECTED
+    delete_old_rows(run.context, run.context.now)
+    assert len(run.rows("quarantine/records", "raw")) == 1
+    delete_old_rows(run.context, run.context.now + HOUR)
+    assert run.rows("quarantine/records", "raw") == []
 
 
 def test_a_correction_replaces_all_rows_of_its_file_and_no_others(run: SmallRun, spark: SparkSession) -> None:

@@ -1,6 +1,8 @@
 """Who may write a run's result: the run that holds the lake, any other only where there is none."""
 
 import json
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +13,7 @@ from spark_app.cli import main
 from spark_app.errors import LockLostError
 from spark_app.lake.lock import lake_lock
 from spark_app.lake.tables import Lake
-from spark_app.run.result import write_result
+from spark_app.run.result import delete_old_results, write_result
 
 
 def lost() -> None:
@@ -43,3 +45,12 @@ def test_a_run_that_is_refused_leaves_the_result_of_the_one_that_holds_the_lake(
         assert main(command, spark=cast(SparkSession, object())) == 1
     assert written(tmp_path)["status"] == "succeeded"
     assert "the lake is in use by run same" in capsys.readouterr().err
+
+
+def test_old_results_go_with_their_samples(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    for run_id in ("old", "new"):
+        write_result(lake, {"run_id": run_id})
+    os.utime(tmp_path / "runs" / "old" / "result.json", (1_700_000_000, 1_700_000_000))
+    delete_old_results(lake, datetime.fromtimestamp(1_700_000_001, UTC))
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["new"]

@@ -1,0 +1,99 @@
+"""What the DAGs have in common: the environment that counts when they are parsed, and what tasks need of Airflow."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import Param, Variable
+
+from kpi_pipeline.settings import (
+    SETTINGS_VARIABLE,
+    AlertSettings,
+    load_alert_settings,
+    param_schemas,
+    settings_variable,
+)
+
+try:
+    from airflow.sdk.exceptions import AirflowSkipException
+except ImportError:  # Airflow 3.0
+    from airflow.exceptions import AirflowSkipException
+
+__all__ = ["AirflowSkipException"]
+
+ENVIRONMENT = "MUSIC_KPIS_DAG_"
+FAILURE_KEY = "failure"
+# Each Variable costs a request, and a line in the log where it isn't set: so only these have one of their own.
+VARIABLES = (
+    "bucket_name",
+    "source_bucket",
+    "intermediate_bucket",
+    "archive_bucket",
+    "emr_application_id",
+    "execution_role_arn",
+    "table_prefix",
+    "database_name",
+    "alert_emails",
+    "alert_topic_arn",
+)
+
+
+def from_environment(name: str, default: str) -> str:
+    """Return what counts when this file is parsed; no database is read for that."""
+    return os.environ.get(f"{ENVIRONMENT}{name}") or default
+
+
+AWS_CONN_ID = from_environment("AWS_CONN_ID", "aws_conn")
+DEFERRABLE = from_environment("DEFERRABLE", "true").lower() in ("true", "1", "yes")
+POLL_SECONDS = int(from_environment("POLL_SECONDS", "30"))
+PARAMS = {name: Param(None, **schema) for name, schema in param_schemas().items()}
+DEFAULT_ARGS = {
+    "owner": from_environment("OWNER", "data-platform"),
+    "retries": int(from_environment("RETRIES", "2")),
+    "retry_delay": timedelta(seconds=float(from_environment("RETRY_SECONDS", "60"))),
+    "execution_timeout": timedelta(hours=2),
+}
+
+
+def connect() -> Any:
+    """Let the steps use the Airflow connection, and return them."""
+    from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+
+    from kpi_common.aws import use_sessions
+    from kpi_pipeline import steps
+
+    use_sessions(lambda: AwsBaseHook(aws_conn_id=AWS_CONN_ID, client_type="s3").get_session())
+    return steps
+
+
+def lookups(params: Any) -> tuple[Any, Any, Any]:
+    """Return where settings are looked up: params of the run, Variables by name, the Variable with all others."""
+    others = settings_variable(Variable.get(SETTINGS_VARIABLE, default=None))
+    return params.get, lambda name: Variable.get(name, default=None) if name in VARIABLES else None, others.get
+
+
+def send(settings: AlertSettings | dict[str, Any], alert: Any) -> None:
+    """Send an alert, if there is one."""
+    from alert_channels import send as send_by_channels
+
+    if isinstance(settings, dict):
+        settings = AlertSettings(**{name: settings[name] for name in AlertSettings.model_fields})
+    send_by_channels(settings, alert)
+
+
+def note_failure(context: Any) -> None:
+    """Keep the reason of a failed task for `mark_failed`, also where it failed after its function had returned."""
+    error = context.get("exception")
+    context["ti"].xcom_push(key=FAILURE_KEY, value=f"{type(error).__name__}: {error}"[:1000] if error else "")
+
+
+def alert_of_task(context: Any) -> None:
+    """Send an alert of a failed task that no other task tells of."""
+    from kpi_pipeline.alerts.messages import alert
+
+    task_id = context["ti"].task_id
+    lines = [f"Task {task_id} of run {context['run_id']} has failed: {context.get('exception')}"]
+    subject = f"{context['ti'].dag_id}: {task_id} failed"
+    send(load_alert_settings(*lookups(context["params"])), alert(subject, lines))
