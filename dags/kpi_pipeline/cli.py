@@ -6,7 +6,6 @@ Exit codes: 0 done (also: superseded, or nothing to deliver), 2 usage or setting
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import signal
 import sys
@@ -17,7 +16,7 @@ from typing import Any, NoReturn
 from kpi_common.aws import plain_aws_errors
 from kpi_common.errors import AppError, UsageError
 from kpi_common.files import open_lake
-from kpi_common.log import printable, set_up_logging, warn
+from kpi_common.log import printable, printable_json, set_up_logging, warn
 from kpi_common.s3_files import S3Storage
 from kpi_pipeline.aws import dynamodb_client
 from kpi_pipeline.dynamodb.reading import Day, read_day
@@ -126,7 +125,7 @@ def _deliver(options: argparse.Namespace) -> None:
     undeliverable = len(outcome.receipt.get("undeliverable", []))
     if undeliverable:
         warn(f"items that could not be delivered: {undeliverable}; the receipt lists them", run_id=outcome.run_id)
-    print(json.dumps(asdict(outcome), ensure_ascii=False) if options.json else _summary(outcome))
+    print(printable_json(asdict(outcome)) if options.json else _summary(outcome))
 
 
 def _summary(outcome: DeliveryResult) -> str:
@@ -152,7 +151,7 @@ def _read(options: argparse.Namespace) -> None:
             raise UsageError("--limit must not be negative")
         day = Day(day.date, day.status, day.consistent, {name: i[: options.limit] for name, i in day.tables.items()})
     if options.json:
-        print(json.dumps(asdict(day), ensure_ascii=False))
+        print(printable_json(asdict(day)))
         return
     if day.status is None:
         print(f"{day.date}: never delivered")
@@ -168,7 +167,7 @@ def _list_files(options: argparse.Namespace) -> None:
     statuses = [options.status] if options.status else []
     ledger = ClaimLedger(load_delivery_settings(prefix=options.table_prefix), dynamodb_client(options.endpoint_url))
     rows = [asdict(entry) for entry in ledger.with_status(*statuses)]
-    print(json.dumps(rows, ensure_ascii=False) if options.json else "\n".join(_table(rows)) if rows else "none")
+    print(printable_json(rows) if options.json else "\n".join(_table(rows)) if rows else "none")
 
 
 def _release_files(options: argparse.Namespace) -> None:

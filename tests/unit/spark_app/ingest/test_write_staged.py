@@ -36,7 +36,7 @@ def test_each_row_of_an_accepted_file_has_one_fate(run: SmallRun) -> None:
     ]
     assert len(run.rows("staged/streams", "track_id")) == 42
     assert settled["streams/bad.csv"].version.status is Status.REJECTED
-    delete_old_rows(run.context, run.context.now)
+    delete_old_rows(run.context, run.context.now - HOUR)
     assert len(run.rows("quarantine/records", "raw")) == 1
     delete_old_rows(run.context, run.context.now + HOUR)
     assert run.rows("quarantine/records", "raw") == []
