@@ -42,10 +42,10 @@ def test_errors_name_the_setting(overrides: dict[str, object], told: str) -> Non
         load_delivery_settings(**overrides)
 
 
-def test_unknown_settings_and_missing_files_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_settings_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = load_delivery_settings()
     monkeypatch.setenv(CONF_DIR_VARIABLE, str(tmp_path))
-    with pytest.raises(UsageError, match=r"operations\.toml: configuration file not found"):
-        load_delivery_settings()
+    assert load_delivery_settings() == ours, "what is not in a folder of one's own"
     (tmp_path / "dynamodb").mkdir()
     (tmp_path / "dynamodb" / "operations.toml").write_text("[writer]\nwrokers = 3\n", "utf-8")
     with pytest.raises(UsageError, match=r"writer\.wrokers: Extra inputs are not permitted"):
