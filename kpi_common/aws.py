@@ -22,6 +22,8 @@ from botocore.exceptions import (
     NoRegionError,
     PartialCredentialsError,
 )
+from botocore.loaders import Loader, create_loader
+from botocore.session import get_session
 
 from kpi_common.errors import AwsError, UsageError
 
@@ -34,8 +36,16 @@ S3_READ_TIMEOUT_S = 60  # a copy of gigabytes answers late
 ATTEMPTS = 9
 
 
+@lru_cache(maxsize=1)
+def _service_models() -> Loader:
+    """What botocore knows of AWS's services, megabytes of JSON: read once, and not for each session anew."""
+    return create_loader(os.environ.get("AWS_DATA_PATH"))
+
+
 def _environment_session() -> boto3.session.Session:
-    return boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
+    core = get_session()
+    core.register_component("data_loader", _service_models())
+    return boto3.session.Session(botocore_session=core, region_name=os.environ.get("AWS_REGION"))
 
 
 _new_session: Callable[[], boto3.session.Session] = _environment_session
