@@ -31,6 +31,7 @@ IMAGE = "music-streaming-kpis:local"
 REASON_SHOWN = 160
 UI_PORT = 8080
 QUICK_SETTINGS = {"SCHEDULE": "manual", "WAIT_SECONDS": "10", "POLL_SECONDS": "1", "RETRIES": "1", "RETRY_SECONDS": "1"}
+QUICK_SETTINGS["MAINTENANCE_SCHEDULE"] = "manual"
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from urllib.error import URLError
 from urllib.parse import quote
 
 import psutil
@@ -82,8 +84,14 @@ def test_a_run_marked_failed_by_hand_leaves_no_job_to_the_next_one(
     def state(run_id: str) -> str:
         return str(airflow.request("GET", f"{runs}/{quote(run_id)}")["state"])
 
+    def answers() -> bool:
+        with suppress(URLError):
+            return bool(airflow.request("GET", f"dags/{DAG_ID}"))
+        return False
+
     with airflow.scheduler():
         wait_for("the DAG to be known", airflow.knows_dag)
+        wait_for("the API", answers)
         first = airflow.request("POST", runs, {"logical_date": None})["dag_run_id"]
         task = f"{runs}/{quote(first)}/taskInstances/run_spark_app"
         wait_for("a deferred task", lambda: airflow.request("GET", task)["state"] == "deferred")
