@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
+import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from kpi_common.errors import UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 CONF_DIR_VARIABLE = "MUSIC_KPIS_CONF_DIR"
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import Enum
+from enum import StrEnum
 from functools import cache
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -13,12 +13,7 @@ from kpi_common.conf_files import load_toml
 from kpi_common.errors import UsageError
 
 
-class _Text(str, Enum):  # StrEnum is not in every Python that Airflow runs on
-    def __str__(self) -> str:
-        return str(self.value)
-
-
-class Dataset(_Text):
+class Dataset(StrEnum):
     """The three inputs; the value is the folder's name below the input."""
 
     STREAMS = "streams"
@@ -35,7 +30,7 @@ CHECKED_TYPES = ("bigint", "timestamp")  # any text is a string, or names
 BYTES_OF_A_TEXT = 4096  # at most, where a contract says nothing else
 
 
-class Severity(_Text):
+class Severity(StrEnum):
     """What a rule does to what breaks it."""
 
     REJECT_FILE = "reject_file"
@@ -63,7 +58,7 @@ class Column(_Strict):
     description: str = ""
     invalid: Severity = Severity.QUARANTINE
     max_bytes: int = Field(default=BYTES_OF_A_TEXT, ge=1, le=1024 * 1024)
-    unicode_form: Optional[Literal["NFC"]] = None  # noqa: UP045 (as `Rule.min`)
+    unicode_form: Literal["NFC"] | None = None
     forms: tuple[Literal["local", "offset", "epoch_seconds", "epoch_milliseconds"], ...] = ("local", "offset")
 
     @property
@@ -94,8 +89,8 @@ class Rule(_Strict):
     column: str
     check: Literal["range", "not_after_file", "existing_local_time"]
     severity: Severity
-    min: Union[int, str, None] = None  # noqa: UP007 (read by pydantic, on old Pythons too)
-    max: Union[int, str, None] = None  # noqa: UP007
+    min: int | str | None = None
+    max: int | str | None = None
     description: str = ""
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -100,7 +100,7 @@ class LocalStorage:
             return None
         if not stat.S_ISREG(facts.st_mode):
             return None
-        modified = datetime.fromtimestamp(facts.st_mtime_ns // 1000 / 1e6, timezone.utc)
+        modified = datetime.fromtimestamp(facts.st_mtime_ns // 1000 / 1e6, UTC)
         unchanged = f"{facts.st_size}-{facts.st_mtime_ns}-{facts.st_ctime_ns}-{facts.st_ino}"
         return StoredFile(str(path), path.name, facts.st_size, modified, None, unchanged)
 

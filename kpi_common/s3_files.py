@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import timezone
+from datetime import UTC
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import quote, unquote
 
@@ -202,4 +202,4 @@ class S3Storage:
 
 
 def _stored(uri: str, relative: str, size: int, facts: Any) -> StoredFile:
-    return StoredFile(uri, relative, size, facts["LastModified"].astimezone(timezone.utc), facts["ETag"].strip('"'))
+    return StoredFile(uri, relative, size, facts["LastModified"].astimezone(UTC), facts["ETag"].strip('"'))

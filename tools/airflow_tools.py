@@ -1,8 +1,11 @@
-"""Get Airflow, in virtual environments of its own under `.build/`: the newest one, and that of MWAA.
+"""Get Airflow, in virtual environments of its own under `.build/`: the newest one, and those of MWAA's images.
 
-`python -m tools.airflow_tools [3.3|3.0 ...]` makes those named, or all.
+`python -m tools.airflow_tools [3.3|3.0|… ...]` makes those named, or all. They are of MWAA's Python where the machine
+has one, else of ours.
 """
 
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -35,9 +38,25 @@ AIRFLOWS = {
     for version in (
         AirflowVersion("3.3", LOCKS / "airflow.txt", BUILD / "airflow" / "3.3"),
         AirflowVersion("3.0", LOCKS / "airflow-3.0.txt", BUILD / "airflow" / "3.0"),
+        AirflowVersion("3.2.1", LOCKS / "airflow-3.2.1.txt", BUILD / "airflow" / "3.2.1"),
+        AirflowVersion("3.3.1", LOCKS / "airflow-3.3.1.txt", BUILD / "airflow" / "3.3.1"),
     )
 }
 NEWEST = "3.3"
+RUN_WITH = (NEWEST, "3.0")  # the DAG is run with these; on the others it is only imported
+PYTHON_OF_MWAA = "python3.12"
+
+
+def python_of_mwaa() -> Path:
+    """Return a Python 3.12 of this machine, on PATH or of pyenv, else our own one."""
+    of_pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    candidates = [shutil.which(PYTHON_OF_MWAA), *of_pyenv.glob(f"3.12.*/bin/{PYTHON_OF_MWAA}")]
+    for candidate in filter(None, candidates):
+        # pyenv's own command of that name is there, but fails, where another version is chosen.
+        if subprocess.run([candidate, "-c", "import sqlite3, ssl"], capture_output=True, check=False).returncode == 0:
+            return Path(candidate)
+    say(f"no {PYTHON_OF_MWAA} here: Airflow runs on Python {sys.version.split()[0]}")
+    return Path(sys.executable)
 
 
 def get_airflow(name: str = NEWEST) -> AirflowVersion:
@@ -47,7 +66,7 @@ def get_airflow(name: str = NEWEST) -> AirflowVersion:
         ToolchainError: uv could not make it.
     """
     version = AIRFLOWS[name]
-    get_own_venv(version.venv, version.lock, f"Airflow {version.name}")
+    get_own_venv(version.venv, version.lock, f"Airflow {version.name}", python_of_mwaa())
     return version
 
 

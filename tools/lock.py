@@ -10,8 +10,9 @@ from tools.toolchain import LOCKS, ROOT, UV, ToolchainError, get_uv, network_env
 # Name of the lock -> what of pyproject.toml goes in.
 CONTENTS = {
     "airflow": ["--group", "airflow"],
-    # As of the time of MWAA's Airflow, whose packages don't work with all that came later.
-    "airflow-3.0": ["--group", "airflow-3-0", "--exclude-newer", "2025-09-30"],
+    "airflow-3.0": ["--group", "airflow-3-0"],
+    "airflow-3.2.1": ["--group", "airflow-3-2-1"],
+    "airflow-3.3.1": ["--group", "airflow-3-3-1"],
     "app": ["pyproject.toml"],
     "bench": ["--group", "bench"],
     "build": ["--group", "build"],
@@ -19,6 +20,8 @@ CONTENTS = {
     "java": ["--group", "java"],
     "tools": ["--group", "tools"],
 }
+# Made once with the constraints of MWAA's images; what they hold is not ours to upgrade.
+AS_IN_THE_IMAGE = ("airflow-3.0", "airflow-3.2.1", "airflow-3.3.1")
 OPTIONS = ["--quiet", "--universal", "--python-version", "3.11", "--generate-hashes", "--no-emit-index-url"]
 
 
@@ -33,7 +36,8 @@ def main() -> int:
         get_uv(env)
         for name, content in CONTENTS.items():
             say(f"locks/{name}.txt")
-            command: list[str | Path] = [UV, "pip", "compile", *OPTIONS, *upgrade, *content]
+            newer = [] if name in AS_IN_THE_IMAGE else upgrade
+            command: list[str | Path] = [UV, "pip", "compile", *OPTIONS, *newer, *content]
             run([*command, "--output-file", LOCKS / f"{name}.txt"], env, f"uv could not lock '{name}'")
     except ToolchainError as error:
         say(f"error: {error}")

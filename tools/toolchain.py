@@ -147,8 +147,15 @@ def get_venv(env: Mapping[str, str]) -> None:
     mark_made_from(VENV, *locks)
 
 
-def get_own_venv(folder: Path, lock: Path, what: str) -> Path:
-    """Return the Python of a virtual environment exactly as its lock says; one process at a time makes it."""
+def get_own_venv(folder: Path, lock: Path, what: str, base: Path = Path(sys.executable)) -> Path:
+    """Return the Python of a virtual environment exactly as its lock says; one process at a time makes it.
+
+    Args:
+        folder: of the environment.
+        lock: what goes in.
+        what: its name for people.
+        base: the Python that it is made of.
+    """
     python = folder / "bin" / "python"
     if is_made_from(folder, lock):
         return python
@@ -162,7 +169,7 @@ def get_own_venv(folder: Path, lock: Path, what: str) -> Path:
         say(f"getting {what} with the packages of locks/{lock.name} (once) …")
         shutil.rmtree(folder, ignore_errors=True)
         failure = f"uv could not install the packages of locks/{lock.name}"
-        run([UV, "venv", "--quiet", "--clear", "--python", sys.executable, folder], env, failure)
+        run([UV, "venv", "--quiet", "--clear", "--python", base, folder], env, failure)
         sync: list[str | Path] = [UV, "pip", "sync", "--quiet", "--compile-bytecode", "--require-hashes"]
         run([*sync, "--python", python, lock], env, failure)
         mark_made_from(folder, lock)
