@@ -12,15 +12,21 @@ import logging
 import os
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
+
+from airflow.configuration import conf
 
 from kpi_common.errors import AppError
 from kpi_pipeline.alerts.messages import Alert
+from kpi_pipeline.emr.request import PIPELINE
 from kpi_pipeline.settings import AlertSettings
 
 AWS_CONN_ID = os.environ.get("MUSIC_KPIS_DAG_AWS_CONN_ID") or "aws_conn"
 SMTP_CONN_ID = os.environ.get("MUSIC_KPIS_DAG_SMTP_CONN_ID") or "smtp_default"
 SNS_CHARACTERS = 60_000  # of up to four bytes; SNS takes 256 KB
+SLACK_HEADER, SLACK_CHARACTERS, SLACK_BLOCKS = 150, 3000, 49  # what Slack takes
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +74,83 @@ def sns(settings: AlertSettings, alert: Alert) -> Any:
     return SnsNotifier(aws_conn_id=AWS_CONN_ID, target_arn=settings.alert_topic_arn, message=text, subject=subject)
 
 
-CHANNELS: dict[str, Callable[[AlertSettings, Alert], Any]] = {"e-mail": email, "SNS": sns}
+def slack(settings: AlertSettings, alert: Alert) -> Any:
+    """Return the notifier of a Slack webhook, or None where none is set. Plain text: nothing in it is Markdown."""
+    if not settings.alert_slack_conn_id:
+        return None
+    from airflow.providers.slack.notifications.slack_webhook import SlackWebhookNotifier
+
+    header = _plain(_for_slack(alert.subject)[:SLACK_HEADER])
+    return SlackWebhookNotifier(
+        slack_webhook_conn_id=settings.alert_slack_conn_id,
+        text=_for_slack(alert.subject),
+        blocks=[{"type": "header", "text": header}, *({"type": "section", "text": _plain(p)} for p in _parts(alert))],
+        unfurl_links=False,
+        unfurl_media=False,
+    )
+
+
+def _plain(text: str) -> dict[str, Any]:
+    return {"type": "plain_text", "text": text, "emoji": False}
+
+
+def _for_slack(text: str) -> str:
+    """Escape what Slack takes for a link, a mention or a mark, as it asks for."""
+    return html.escape(text, quote=False)
+
+
+def _parts(alert: Alert) -> list[str]:
+    """Return the text in parts that Slack takes, cut between lines."""
+    parts = [""]
+    for whole in alert.text.splitlines():
+        line = _for_slack(whole) if len(_for_slack(whole)) < SLACK_CHARACTERS else _for_slack(whole[:500])
+        if len(parts[-1]) + len(line) >= SLACK_CHARACTERS:
+            parts.append("")
+        parts[-1] += f"{line}\n"
+    return parts[:SLACK_BLOCKS]
+
+
+def pagerduty(settings: AlertSettings, alert: Alert) -> Any:
+    """Return the notifier of PagerDuty, or None where none is set. Alerts of one kind are one incident."""
+    if not settings.alert_pagerduty_conn_id:
+        return None
+    from airflow.providers.pagerduty.hooks.pagerduty_events import PagerdutyEventsHook
+    from airflow.providers.pagerduty.notifications.pagerduty import PagerdutyNotifier
+    from pagerduty import EventsApiV2Client
+
+    class RegionalHook(PagerdutyEventsHook):
+        """Sends to the connection's host, where it has one: the provider's own knows no region but the US."""
+
+        def send_event(self, *, action: str, dedup_key: str, links: list[Any], **event: Any) -> str:
+            client = EventsApiV2Client(self.integration_key)
+            client.url = self.get_connection(settings.alert_pagerduty_conn_id).host or client.url
+            payload = {name: event[name] for name in ("summary", "severity", "source", "custom_details")}
+            return str(client.send_event(action, dedup_key, payload=payload, links=links))
+
+    notifier = PagerdutyNotifier(
+        summary=alert.subject,
+        severity=alert.severity,
+        source=PIPELINE,
+        dedup_key=f"{PIPELINE} {alert.kind}",
+        custom_details={"text": alert.text},
+        links=[{"href": url, "text": "Airflow"} for url in [_address(alert)] if url],
+    )
+    notifier.hook = RegionalHook(pagerduty_events_conn_id=settings.alert_pagerduty_conn_id)
+    return notifier
+
+
+CHANNELS: dict[str, Callable[[AlertSettings, Alert], Any]] = {
+    "e-mail": email,
+    "SNS": sns,
+    "Slack": slack,
+    "PagerDuty": pagerduty,
+}
+
+
+def _address(alert: Alert) -> str:
+    """Return the address of the run in Airflow's UI, or of the DAG; "" where Airflow doesn't know its own."""
+    base = conf.get("api", "base_url", fallback="").rstrip("/")
+    return f"{base}/dags/{PIPELINE}{f'/runs/{quote(alert.run_id)}' if alert.run_id else ''}" if base else ""
 
 
 def send(settings: AlertSettings, alert: Alert | None) -> list[str]:
@@ -80,6 +162,8 @@ def send(settings: AlertSettings, alert: Alert | None) -> list[str]:
     sent, errors = [], []
     if alert is None:
         return sent
+    if address := _address(alert):
+        alert = replace(alert, text=f"{alert.text}\n\nIn Airflow: {address}")
     for name, notifier_of in CHANNELS.items():
         try:
             notifier = notifier_of(settings, alert)

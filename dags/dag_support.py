@@ -6,7 +6,7 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Param, Variable
+from airflow.sdk import Asset, Param, Variable
 
 from kpi_pipeline.settings import (
     SETTINGS_VARIABLE,
@@ -38,6 +38,8 @@ VARIABLES = (
     "alert_emails",
     "alert_topic_arn",
 )
+# An event for the begin and the end of each run; the extra has `event`, `run_id` and the shares of bad rows.
+RUNS = Asset("music_streaming_runs")
 
 
 def from_environment(name: str, default: str) -> str:
@@ -96,4 +98,5 @@ def alert_of_task(context: Any) -> None:
     task_id = context["ti"].task_id
     lines = [f"Task {task_id} of run {context['run_id']} has failed: {context.get('exception')}"]
     subject = f"{context['ti'].dag_id}: {task_id} failed"
-    send(load_alert_settings(*lookups(context["params"])), alert(subject, lines))
+    failed = alert("task_failed", "critical", subject, lines, context["run_id"])
+    send(load_alert_settings(*lookups(context["params"])), failed)

@@ -22,6 +22,7 @@ not done again, no row is counted twice.
 | `mark_as_processed` | `success` or `rejected` for each file; an alert says what was rejected | clear the task |
 | `archive_files` | moves what is done to the archive, and rejected files to `rejected/` | clear the task; the next run does it too |
 | `mark_failed` | gives the claims of a failed run back, cancels its job if that is still alive, sends the alert | the next run gives them up by itself |
+| `report_run` | figures of the run to CloudWatch and Prometheus; an alert when they are unusual | harmless: the log says why |
 | `done` | green only when all of the run is done | |
 | `clean_up` | deletes the run's intermediate files; those of a failed run are kept for some days | harmless; the next runs do it |
 
@@ -88,6 +89,7 @@ from dag_support import (
     FAILURE_KEY,
     PARAMS,
     POLL_SECONDS,
+    RUNS,
     AirflowSkipException,
     alert_of_task,
     connect,
@@ -130,6 +132,24 @@ def schedule() -> Any:
     return [Asset("music_streaming_files", watchers=[AssetWatcher(name="new_file", trigger=trigger)])]
 
 
+def reasons(ti: Any, run_id: str) -> dict[str, str]:
+    """Return what each failed task of the run has failed of, "" where that could not be recorded."""
+    states = ti.get_task_states(dag_id=DAG_ID, run_ids=[run_id]).get(run_id, {})
+    failed = sorted({_task_of(name) for name, state in states.items() if state == "failed"})
+    return {name: _first(ti.xcom_pull(task_ids=name, key=FAILURE_KEY)) for name in failed}
+
+
+def _task_of(name: str) -> str:
+    """Return the task of a mapped instance, `write_to_dynamodb_3`."""
+    stem, _, number = name.rpartition("_")
+    return stem if number.isdigit() else name
+
+
+def _first(found: Any) -> str:
+    """Return the reason of a task, or of the first of its mapped instances that has one."""
+    return next((one for one in ([found] if isinstance(found, str) else found or []) if one), "")
+
+
 # --- the DAG ---
 
 with DAG(
@@ -145,10 +165,11 @@ with DAG(
     default_args={**DEFAULT_ARGS, "on_failure_callback": note_failure},
 ) as dag:
 
-    @task(multiple_outputs=True)
-    def read_settings(params: Any = None) -> dict[str, Any]:
+    @task(multiple_outputs=True, outlets=[RUNS])
+    def read_settings(params: Any = None, run_id: Any = None, outlet_events: Any = None) -> dict[str, Any]:
         """Read all settings once, for the whole run: params of the run, Variables, defaults."""
         settings = load_pipeline_settings(*lookups(params))
+        outlet_events[RUNS].extra = {"event": "begun", "run_id": run_id}
         return {"settings": settings.to_json(), "arrivals": settings.arrivals}
 
     @task(trigger_rule=AFTER_JOB)
@@ -222,9 +243,7 @@ with DAG(
         from kpi_pipeline.alerts.messages import run_failed
         from kpi_pipeline.files.outcome import FileOutcomes
 
-        states = ti.get_task_states(dag_id=DAG_ID, run_ids=[run_id]).get(run_id, {})
-        failed = sorted({_task_of(name) for name, state in states.items() if state == "failed"})
-        failures = {name: _first(ti.xcom_pull(task_ids=name, key=FAILURE_KEY)) for name in failed}
+        failures = reasons(ti, run_id)
         if settings is None:
             send(load_alert_settings(*lookups(params)), run_failed(run_id, failures, FileOutcomes(), {}))
             return None
@@ -232,14 +251,26 @@ with DAG(
         send(settings, alert)
         return outcomes
 
-    def _task_of(name: str) -> str:
-        """Return the task of a mapped instance, `write_to_dynamodb_3`."""
-        stem, _, number = name.rpartition("_")
-        return stem if number.isdigit() else name
-
-    def _first(reasons: Any) -> str:
-        """Return the reason of a task, or of the first of its mapped instances that has one."""
-        return next((one for one in ([reasons] if isinstance(reasons, str) else reasons or []) if one), "")
+    @task(trigger_rule="all_done", inlets=[RUNS], outlets=[RUNS], on_failure_callback=alert_of_task)
+    def report_run(
+        settings: Any,
+        job: Any,
+        delivered: Any,
+        run_id: Any = None,
+        ti: Any = None,
+        inlet_events: Any = None,
+        outlet_events: Any = None,
+    ) -> Any:
+        """Hand the run's figures to CloudWatch and Prometheus; an alert says what is unusual about them."""
+        if settings is None:
+            raise AirflowSkipException("there are no settings, so there is nowhere to report to")
+        before = [event.extra for event in inlet_events[RUNS] if event.extra.get("event") == "succeeded"]
+        shares, alert = connect().report_run(
+            settings, run_id, job, delivered, before, succeeded=not reasons(ti, run_id)
+        )
+        send(settings, alert)
+        outlet_events[RUNS].extra = shares
+        return shares
 
     start = read_settings()
     wait_for_streams = S3KeySensor(
@@ -274,11 +305,12 @@ with DAG(
     marked = mark_as_processed(claimed, run_spark_app.output)
     archived = archive_files(claimed, run_spark_app.output)
     failed = mark_failed(start["settings"], run_spark_app.output)
+    reported = report_run(start["settings"], run_spark_app.output, delivered)
 
     wait_for_streams >> claimed
     validate_inputs(claimed) >> request
     run_spark_app >> groups
-    delivered >> marked >> archived >> failed
-    # A leaf beside mark_failed, whose success would otherwise be the run's.
+    delivered >> marked >> archived >> failed >> reported
+    # A leaf beside report_run, whose success would otherwise be the run's.
     archived >> EmptyOperator(task_id="done", doc_md="Green only when all of the run is done.")
     [archived, failed] >> clean_up(claimed, archived).as_teardown()

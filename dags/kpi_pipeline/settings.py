@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kpi_common.conf_files import load_toml
 from kpi_common.errors import UsageError
@@ -37,6 +37,16 @@ class AlertSettings(_Settings):
     alert_emails: tuple[str, ...] = Field((), description="recipients, separated by commas")
     alert_from: str = Field("music-streaming-kpis@localhost", description="sender of e-mails")
     alert_topic_arn: str = Field("", pattern=r"^(arn:aws[a-z-]*:sns:.+)?$", description="SNS topic")
+    alert_slack_conn_id: str = Field("", description="connection of a Slack webhook; needs the provider slack")
+    alert_pagerduty_conn_id: str = Field(
+        "", description="connection with a PagerDuty integration key (its host: another region); needs its provider"
+    )
+    alert_min_quality: float = Field(90, ge=0, le=100, description="alert if fewer of 100 rows read are good; 0: never")
+    alert_usual_runs: int = Field(
+        14, ge=0, le=100, description="runs that the shares of bad and waiting rows are compared with; 0: never"
+    )
+    alert_success_hours: float = Field(25, ge=0, description="alert if no run succeeded for so long; 0: never")
+    alert_late_minutes: float = Field(0, ge=0, description="alert if a run takes longer; 0: never")
 
     @field_validator("alert_emails", mode="before")
     @classmethod
@@ -75,6 +85,17 @@ class PipelineSettings(AlertSettings):
     executor_cores: Literal[1, 2, 4, 8, 16] = Field(4, description="vCPUs of an executor")
     executor_memory: str = Field("14g", pattern=MEMORY_PATTERN, description="memory of an executor's Java")
     executor_disk: str = Field("50g", pattern=MEMORY_PATTERN, description="of each worker")
+    serverless_storage: bool = Field(
+        False,
+        description="shuffles go to EMR's own storage, not to disks of workers: when shuffles are large or uneven; "
+        "not with workers of 1 or 2 vCPUs",
+    )
+    flex_execution: bool = Field(
+        False, description="executors on spare capacity: cheaper, but it may take longer; for backfills, not deadlines"
+    )
+    execution_iam_policy: str = Field(
+        "", description="IAM policy (JSON or ARN) that narrows the job's role: when many jobs share one role"
+    )
     max_executors: int = Field(8, ge=1, description="upper limit of dynamic allocation")
     execution_timeout_minutes: int = Field(120, ge=5, description="after this EMR cancels the job")
     job_tags: dict[str, str] = Field(default_factory=dict, description="tags of the job, for cost reports")
@@ -87,6 +108,13 @@ class PipelineSettings(AlertSettings):
     quarantine_days: int = Field(90, ge=0, description="bad rows and samples of them are deleted after this; 0: never")
     keep_intermediate_days: float = Field(7, ge=0, description="what runs that died left is deleted after this")
 
+    # Monitoring.
+    metrics_log_group: str = Field(
+        "", description="CloudWatch log group that gets each run's figures as embedded metrics; empty: none"
+    )
+    metrics_textfile_dir: str = Field("", description="folder of the node exporter's text files; empty: none")
+    metrics_pushgateway: str = Field("", description="address of a Prometheus push gateway; empty: none")
+
     # DynamoDB.
     table_prefix: str = Field("", pattern=NAME_PATTERN, description="put before the name of every table")
     max_write_rate: float = Field(0, ge=0, description="write units a second; 0: conf/dynamodb/operations.toml's")
@@ -96,6 +124,11 @@ class PipelineSettings(AlertSettings):
     @classmethod
     def _number(cls, value: Any) -> Any:
         return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+    @field_validator("execution_iam_policy", mode="before")
+    @classmethod
+    def _policy(cls, value: Any) -> Any:
+        return json.dumps(value) if isinstance(value, dict) else value
 
     @field_validator("job_settings", "spark_conf", "job_tags", mode="before")
     @classmethod
@@ -115,6 +148,13 @@ class PipelineSettings(AlertSettings):
                     f"Secrets Manager and name it here as {SECRET_REFERENCE}<name or ARN>"
                 )
         return value
+
+    @model_validator(mode="after")
+    def _sizes(self) -> PipelineSettings:
+        small = [name for name in ("driver_cores", "executor_cores") if getattr(self, name) <= 2]
+        if self.serverless_storage and small:
+            raise ValueError(f"serverless_storage needs workers of at least 4 vCPUs: raise {' and '.join(small)}")
+        return self
 
     @field_validator(
         "source_prefix", "lake_prefix", "intermediate_prefix", "archive_prefix", "rejected_prefix", "log_prefix"
@@ -174,6 +214,7 @@ SECTIONS = {
     "Where files are": "bucket_name",
     "Spark job": "emr_application_id",
     "Files": "max_files",
+    "Monitoring": "metrics_log_group",
     "DynamoDB": "table_prefix",
 }  # by the first field of each
 
@@ -248,8 +289,10 @@ def _looked_up(model: type[BaseModel], lookups: tuple[Lookup, ...]) -> dict[str,
 def _message(error: ValidationError) -> str:
     missing, wrong = [], []
     for one in error.errors():
-        name = str(one["loc"][0])
-        if one["type"] == "missing":
+        name = str(one["loc"][0]) if one["loc"] else ""
+        if not name:  # of several settings together
+            wrong.append(one["msg"])
+        elif one["type"] == "missing":
             missing.append("bucket_name" if name in BUCKETS else name)
         else:
             value = "" if SECRET_NAME.search(one["msg"]) else f"={one['input']!r}"

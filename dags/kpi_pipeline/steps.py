@@ -6,7 +6,9 @@ Nothing here knows Airflow; `dags/music_streaming_pipeline.py` puts the steps in
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, TypedDict
 
 from kpi_common.aws import new_client, plain_aws_errors
@@ -20,7 +22,7 @@ from kpi_pipeline.emr import job as emr_job
 from kpi_pipeline.emr.request import job_name, job_request
 from kpi_pipeline.errors import ResultError, SupersededError
 from kpi_pipeline.export.delivery import Delivery, PartReport, mend_newer, verify_and_mend
-from kpi_pipeline.export.reader import Export, find_undelivered, read_export
+from kpi_pipeline.export.reader import Export, find_undelivered, read_export, read_receipt
 from kpi_pipeline.files import archive, outcome
 from kpi_pipeline.files.archive import archive_problem, is_to_move, move_done
 from kpi_pipeline.files.arrivals import (
@@ -37,6 +39,7 @@ from kpi_pipeline.files.arrivals import (
 from kpi_pipeline.files.claims import REJECTED, ClaimLedger, Liveness
 from kpi_pipeline.files.input_checks import all_streams_bad, check_inputs
 from kpi_pipeline.files.outcome import FileOutcomes
+from kpi_pipeline.monitoring import figures, sinks, unusual
 from kpi_pipeline.settings import PipelineSettings
 
 JOB_TASK = "run_spark_app"
@@ -290,6 +293,67 @@ def mark_failed(
         problem = f"The claims could not be given back: {error}. The next run gives them up."
         return {}, messages.run_failed(run_id, failures, FileOutcomes(), shown, problem)
     return outcomes.to_json(), messages.run_failed(run_id, failures, outcomes, shown)
+
+
+def report_run(
+    settings: Mapping[str, Any],
+    run_id: str,
+    job: SparkJob | None,
+    delivered: Delivered | None,
+    before: Sequence[Mapping[str, Any]],
+    *,
+    succeeded: bool,
+) -> tuple[dict[str, Any], Alert | None]:
+    """Hand the figures of a run to whatever collects them; what can't be had or handed over is only warned of.
+
+    Args:
+        settings: the run's, as plain data.
+        run_id: Airflow's id of the run.
+        job: the Spark job, if there was one.
+        delivered: what was delivered, if anything.
+        before: what this returned for the runs before that succeeded, the oldest first.
+        succeeded: whether no task has failed.
+
+    Returns:
+        What the next runs need of this one, and an alert of what is unusual.
+    """
+    its = PipelineSettings(**settings)
+    found = list(figures.run_figures(datetime.now(UTC), succeeded=succeeded))
+    result = None
+    with _only_warned("the figures of the job"):
+        result = None if job is None else emr_job.read_result(job["result"])
+        if job is not None and result is not None:
+            found += figures.job_figures(result, _billed(its, job))
+    with _only_warned("the figures of the delivery"):
+        if delivered is not None:
+            receipt = read_receipt(open_lake(its.lake), delivered["export"])
+            found += figures.delivery_figures(receipt, delivered["complete_through"])
+    with _only_warned("figures for CloudWatch"):
+        sinks.to_cloudwatch(its, run_id, found)
+    with _only_warned("figures for Prometheus"):
+        sinks.to_prometheus(its, found)
+    kept = {"event": "succeeded" if succeeded else "failed", "run_id": run_id}
+    if result is None or not succeeded:
+        return kept, None
+    unusual_now = unusual.problems(its, result, before)
+    return {**kept, **unusual.shares_of(result)}, messages.unusual_run(run_id, unusual_now)
+
+
+def _billed(settings: PipelineSettings, job: SparkJob) -> Mapping[str, float]:
+    """Return what EMR bills for a job; nothing where it doesn't say (yet)."""
+    found: dict[str, Any] = {}
+    with _only_warned("what EMR bills"):
+        found = emr_job.get_job(new_client("emr-serverless"), settings.emr_application_id, job["job_id"])
+    return found.get("billedResourceUtilization") or {}
+
+
+@contextmanager
+def _only_warned(what: str) -> Iterator[None]:
+    """Let no trouble of monitoring fail a run."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 (see above)
+        warn(f"{what}: not reported", reason=f"{type(error).__name__}: {error}")
 
 
 def _ended_job(settings: PipelineSettings, run_id: str, job: SparkJob | None) -> dict[str, Any] | None:

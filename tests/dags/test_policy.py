@@ -101,7 +101,8 @@ def dag(parsed: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_there_are_dags() -> None:
-    assert [path.name for path in DAG_FILES] == ["music_streaming_maintenance.py", "music_streaming_pipeline.py"]
+    names = ["music_streaming_maintenance.py", "music_streaming_pipeline.py", "music_streaming_watch.py"]
+    assert [path.name for path in DAG_FILES] == names
 
 
 def test_parses_without_pyspark_and_writes_nothing(parsed: dict[str, Any]) -> None:
@@ -144,9 +145,11 @@ def test_any_failure_is_alerted_and_fails_the_run(tasks: dict[str, Any]) -> None
     while new:
         heard |= new
         new = {upstream for task in new for upstream in tasks[task]["upstream"]} - heard
-    assert set(tasks) - heard == {"done", "clean_up"}
+    assert set(tasks) - heard == {"done", "clean_up", "report_run"}
     leaves = {name for name, task in tasks.items() if not set(task["downstream"]) - {"clean_up"}} - {"clean_up"}
-    assert leaves == {"mark_failed", "done"}, "with mark_failed as its only end a failed run would count as a success"
+    assert leaves == {"report_run", "done"}, "with report_run as its only end a failed run would count as a success"
+    assert tasks["report_run"]["trigger_rule"] == "all_done"
+    assert {"mark_failed"} < set(tasks["report_run"]["upstream"])
     assert tasks["clean_up"]["teardown"]
 
 
@@ -165,8 +168,8 @@ def test_edges_follow_from_arguments(tasks: dict[str, Any]) -> None:
     assert tasks["verify_dynamodb"]["outlets"] == ["music_streaming_kpis_dynamodb", "music_streaming_kpis_lake"]
 
 
-def test_params_have_types_limits_and_descriptions(dag: dict[str, Any]) -> None:
-    params = dag["params"]
+def test_params_have_types_limits_and_descriptions(pipeline: dict[str, Any]) -> None:
+    params = pipeline["params"]
     assert params["max_executors"]["type"] == ["null", "integer"]
     assert params["max_executors"]["minimum"] == 1
     assert params["driver_cores"]["enum"] == [None, 1, 2, 4, 8, 16]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from kpi_common.log import printable
 from kpi_pipeline.emr.request import PIPELINE
@@ -17,19 +17,28 @@ MAX_LINE = 1000
 NO_REASON = "No failure message recorded; see the task log"
 
 
+Severity = Literal["critical", "error", "warning"]
+
+
 @dataclass(frozen=True)
 class Alert:
-    """One message; the subject is one line, the text has no control or bidi characters but line ends."""
+    """One message; the subject is one line, the text has no control or bidi characters but line ends.
 
+    Alerts of one kind are one trouble: a channel that counts troubles counts them once while they last.
+    """
+
+    kind: str
+    severity: Severity
     subject: str
     text: str
+    run_id: str = ""
 
 
-def alert(subject: str, lines: Iterable[str]) -> Alert:
+def alert(kind: str, severity: Severity, subject: str, lines: Iterable[str], run_id: str = "") -> Alert:
     """Return an alert of lines that may hold names of files and words of others."""
     subject = printable(subject)
     subject = subject if len(subject) <= MAX_SUBJECT else f"{subject[: MAX_SUBJECT - 3]}..."
-    return Alert(subject, "\n".join(printable(line)[:MAX_LINE] for line in lines))
+    return Alert(kind, severity, subject, "\n".join(printable(line)[:MAX_LINE] for line in lines), run_id)
 
 
 def run_failed(
@@ -52,7 +61,8 @@ def run_failed(
     lines += _listed("Left in place, the next run takes them again", dict.fromkeys(outcomes.failed, ""))
     lines += [problem] if problem else []
     lines += ["", "What to do is in the DAG's documentation. Running it again is safe."]
-    return alert(f"{PIPELINE} failed: {', '.join(failures) or run_id}", lines)
+    subject = f"{PIPELINE} failed: {', '.join(failures) or run_id}"
+    return alert("run_failed", "critical", subject, lines, run_id)
 
 
 def files_not_taken(settings: PipelineSettings, run_id: str, outcomes: FileOutcomes) -> Alert | None:
@@ -66,7 +76,7 @@ def files_not_taken(settings: PipelineSettings, run_id: str, outcomes: FileOutco
         lines += ["", f"They are moved to {settings.rejected}/ with their reasons."]
     lines += _listed("Not taken in, the next run takes them again", outcomes.failed)
     verb = f"rejected {_count(count, 'file')}" if count else f"did not take in {_count(len(outcomes.failed), 'file')}"
-    return alert(f"{PIPELINE} {verb}", lines)
+    return alert("files_not_taken", "warning", f"{PIPELINE} {verb}", lines, run_id)
 
 
 def files_not_archived(run_id: str, problems: Mapping[str, str]) -> Alert | None:
@@ -74,7 +84,8 @@ def files_not_archived(run_id: str, problems: Mapping[str, str]) -> Alert | None
     if not problems:
         return None
     lines = [f"Run {run_id} of {PIPELINE} left files in the source that are done. They are not taken again."]
-    return alert(f"{PIPELINE} can't archive {_count(len(problems), 'file')}", lines + _listed("Left", problems))
+    subject = f"{PIPELINE} can't archive {_count(len(problems), 'file')}"
+    return alert("files_not_archived", "warning", subject, lines + _listed("Left", problems), run_id)
 
 
 def items_not_delivered(run_id: str, undeliverable: Iterable[Mapping[str, Any]]) -> Alert | None:
@@ -89,20 +100,44 @@ def items_not_delivered(run_id: str, undeliverable: Iterable[Mapping[str, Any]])
         return None
     what = f"could not deliver {_count(len(items), 'item')}"
     lines = [f"Run {run_id} of {PIPELINE} {what} to DynamoDB. The KPIs are in the lake; correct the names in songs."]
-    return alert(f"{PIPELINE} {what}", lines + _listed("Missing", items))
+    return alert("items_not_delivered", "error", f"{PIPELINE} {what}", lines + _listed("Missing", items), run_id)
 
 
 def exports_broken(run_id: str, problems: Iterable[str]) -> Alert | None:
     """Return the alert of exports that can't be read and were left out."""
     found = dict.fromkeys(problems, "")
+    if not found:
+        return None
     lines = [
         f"Run {run_id} of {PIPELINE} found exports that can't be read. Delete their folders: newer ones replace them."
     ]
-    return (
-        alert(f"{PIPELINE} left out {_count(len(found), 'export')}", lines + _listed("Left out", found))
-        if found
-        else None
-    )
+    subject = f"{PIPELINE} left out {_count(len(found), 'export')}"
+    return alert("exports_broken", "error", subject, lines + _listed("Left out", found), run_id)
+
+
+def unusual_run(run_id: str, problems: Iterable[str]) -> Alert | None:
+    """Return the alert of a run whose figures are too bad, or not what they usually are."""
+    found = list(problems)
+    if not found:
+        return None
+    lines = [f"Run {run_id} of {PIPELINE} has succeeded, but its figures are unusual.", "", *found, ""]
+    lines += ["Look at `files` and `quality` in the run's result.json, and at the lake's quarantine/records; reasons"]
+    lines += ["and what to do: docs/runbook.md. Songs that come late explain waiting rows by themselves."]
+    return alert("unusual_run", "warning", f"{PIPELINE} has unusual figures", lines, run_id)
+
+
+def no_success(hours: float, limit: float) -> Alert:
+    """Return the alert of a pipeline that has not succeeded for so many hours."""
+    lines = [f"No run of {PIPELINE} has succeeded for {hours:.0f} hours; expected is one within {limit:g} hours.", ""]
+    lines += ["Is the DAG paused, its schedule off, or a run stuck? What failed runs failed of is in their alerts."]
+    return alert("no_success", "critical", f"{PIPELINE}: no success for {hours:.0f} hours", lines)
+
+
+def late(run_id: str, minutes: float, limit: float) -> Alert:
+    """Return the alert of a run that takes longer than it should."""
+    lines = [f"Run {run_id} of {PIPELINE} has been going for {minutes:.0f} minutes; expected are {limit:g}.", ""]
+    lines += ["See which task is running; the job's dashboard is linked at run_spark_app. Nothing is lost by waiting."]
+    return alert("late", "error", f"{PIPELINE} is late", lines, run_id)
 
 
 def _count(number: int, what: str) -> str:

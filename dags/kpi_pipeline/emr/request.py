@@ -11,6 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import botocore
+from botocore.session import get_session
+
 from kpi_common.conf_files import conf_file
 from kpi_common.errors import UsageError
 from kpi_pipeline.files.arrivals import safe_name
@@ -49,8 +52,33 @@ def job_request(settings: PipelineSettings, run_id: str, command: Sequence[str])
             "executionTimeoutMinutes": settings.execution_timeout_minutes,
             "retryPolicy": {"maxAttempts": 1},
             "tags": job_tags(settings, run_id),
+            **_optional(settings),
         },
     }
+
+
+def _optional(settings: PipelineSettings) -> dict[str, Any]:
+    """Return fields of StartJobRun that settings ask for and not every boto3 knows.
+
+    Raises:
+        UsageError: the boto3 of this Airflow doesn't know one of them.
+    """
+    policy = settings.execution_iam_policy.strip()
+    wanted: dict[str, tuple[str, Any]] = {}
+    if settings.flex_execution:
+        wanted["flexExecution"] = ("flex_execution", {"enabled": True})
+    if policy:
+        narrowed = {"policyArns": [policy]} if policy.startswith("arn:") else {"policy": policy}
+        wanted["executionIamPolicy"] = ("execution_iam_policy", narrowed)
+    shape = get_session().get_service_model("emr-serverless").operation_model("StartJobRun").input_shape
+    known = shape.members if shape is not None else {}
+    for field, (setting, _) in wanted.items():
+        if field not in known:
+            raise UsageError(
+                f"{setting}: boto3 {botocore.__version__} of this Airflow does not know {field} of StartJobRun yet; "
+                f"leave {setting} out, or take an Airflow whose boto3 has it"
+            )
+    return {field: value for field, (_, value) in wanted.items()}
 
 
 def for_try(
@@ -103,8 +131,11 @@ def submit_parameters(settings: PipelineSettings) -> str:
         "spark.driver.memory": settings.driver_memory,
         "spark.executor.cores": str(settings.executor_cores),
         "spark.executor.memory": settings.executor_memory,
-        "spark.emr-serverless.driver.disk": settings.executor_disk,
-        "spark.emr-serverless.executor.disk": settings.executor_disk,
+        **(
+            {"spark.aws.serverlessStorage.enabled": "true"}
+            if settings.serverless_storage
+            else {f"spark.emr-serverless.{role}.disk": settings.executor_disk for role in ("driver", "executor")}
+        ),
         "spark.dynamicAllocation.maxExecutors": str(settings.max_executors),
         **settings.spark_conf,
     }

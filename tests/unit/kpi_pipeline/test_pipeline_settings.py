@@ -1,3 +1,5 @@
+import json
+
 import jsonschema
 import pytest
 
@@ -107,3 +109,16 @@ def test_every_param_says_what_it_is() -> None:
         assert schema["description"], name
         assert schema["section"], name
     assert schemas["max_files"]["description"].endswith("(default: 5000)")
+
+
+def test_serverless_storage_takes_no_small_workers() -> None:
+    small = {**NEEDED, "serverless_storage": True, "executor_cores": 2}
+    with pytest.raises(UsageError, match="at least 4 vCPUs: raise executor_cores"):
+        load_pipeline_settings(small.get)
+    assert load_pipeline_settings({**small, "executor_cores": 4}.get).serverless_storage
+
+
+def test_a_policy_may_be_an_object() -> None:
+    policy = {"Version": "2012-10-17", "Statement": []}
+    found = load_pipeline_settings({**NEEDED, "execution_iam_policy": policy}.get)
+    assert json.loads(found.execution_iam_policy) == policy

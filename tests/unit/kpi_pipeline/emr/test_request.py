@@ -3,7 +3,9 @@
 import re
 
 import pytest
+from botocore.session import get_session
 
+from kpi_common.errors import UsageError
 from kpi_pipeline.emr import request
 from kpi_pipeline.files.arrivals import safe_name
 from kpi_pipeline.settings import PipelineSettings, load_pipeline_settings
@@ -65,3 +67,33 @@ def test_sizes_and_own_properties_come_after_the_common_ones(settings: PipelineS
     assert "--conf spark.executor.memory=30g" in parameters
     assert "--conf 'spark.x=a b'" in parameters
     assert "--conf spark.jars=/usr/share/aws/delta/lib/delta-spark.jar" in parameters
+
+
+def test_what_not_every_boto3_knows_is_asked_for_only_by_settings(settings: PipelineSettings) -> None:
+    plain = request.job_request(settings, "r", "s3://b-1/m.json")["config"]
+    assert not plain.keys() & {"flexExecution", "executionIamPolicy"}
+    for policy, field in (
+        ("arn:aws:iam::aws:policy/x", {"policyArns": ["arn:aws:iam::aws:policy/x"]}),
+        ("{}", {"policy": "{}"}),
+    ):
+        narrowed = settings.model_copy(update={"execution_iam_policy": policy})
+        assert request.job_request(narrowed, "r", "s3://b-1/m.json")["config"]["executionIamPolicy"] == field
+
+
+def test_a_field_that_this_boto3_does_not_know_is_refused_by_its_setting(settings: PipelineSettings) -> None:
+    flexible = settings.model_copy(update={"flex_execution": True})
+    shape = get_session().get_service_model("emr-serverless").operation_model("StartJobRun").input_shape
+    assert shape is not None
+    if "flexExecution" in shape.members:
+        asked = request.job_request(flexible, "r", "s3://b-1/m.json")
+        assert asked["config"]["flexExecution"] == {"enabled": True}
+        return
+    with pytest.raises(UsageError, match=r"flex_execution: boto3 .* does not know flexExecution"):
+        request.job_request(flexible, "r", "s3://b-1/m.json")
+
+
+def test_shuffles_go_to_emr_or_to_disks_of_workers(settings: PipelineSettings) -> None:
+    serverless = request.submit_parameters(settings.model_copy(update={"serverless_storage": True}))
+    assert "--conf spark.aws.serverlessStorage.enabled=true" in serverless
+    assert ".disk=" not in serverless
+    assert "--conf spark.emr-serverless.executor.disk=50g" in request.submit_parameters(settings)

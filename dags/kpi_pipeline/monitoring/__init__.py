@@ -1,0 +1,1 @@
+"""What a run did in figures: for CloudWatch, for Prometheus, and to see what is unusual."""
