@@ -23,7 +23,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import DAG, task
-from dag_support import DEFAULT_ARGS, RUNS, lookups, send
+from dag_support import DEFAULT_ARGS, PARAMS, RUNS, lookups, send
 
 from kpi_pipeline.alerts.overdue import overdue
 from kpi_pipeline.settings import load_alert_settings
@@ -37,6 +37,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["music-streaming", "monitoring"],
+    params=PARAMS,
     default_args=DEFAULT_ARGS,
 ) as dag:
 

@@ -31,7 +31,7 @@ from tools.toolchain import BUILD, ROOT, is_made_from, mark_made_from
 DAG_ID = "music_streaming_pipeline"
 DAGS = ROOT / "dags"
 DATABASE = "airflow.db"
-ASSETS = ("music_streaming_kpis_dynamodb", "music_streaming_kpis_lake")
+ASSETS = ("music_streaming_kpis_dynamodb", "music_streaming_kpis_lake", "music_streaming_runs")
 RUN_TIMEOUT_S = 900
 
 
@@ -226,7 +226,7 @@ class Airflow:
             process.wait(RUN_TIMEOUT_S)
         finally:
             stop_group(process)
-        run = self.last_run()
+        run = self.last_run(dag_id)
         with self.log.open() as log:
             log.seek(start)
             text = log.read()
@@ -234,24 +234,24 @@ class Airflow:
             raise AssertionError(f"airflow dags test made no run:\n{text[-4000:]}")
         return DagRun(run.run_id, run.state, run.tasks, text)
 
-    def last_run(self) -> DagRun | None:
+    def last_run(self, dag_id: str = DAG_ID) -> DagRun | None:
         """Return the newest run, from the database."""
-        return self._run("select run_id, state from dag_run order by id desc limit 1")
+        return self._run("select run_id, state from dag_run where dag_id = ? order by id desc limit 1", dag_id)
 
-    def first_run(self) -> DagRun | None:
+    def first_run(self, dag_id: str = DAG_ID) -> DagRun | None:
         """Return the oldest run."""
-        return self._run("select run_id, state from dag_run order by id limit 1")
+        return self._run("select run_id, state from dag_run where dag_id = ? order by id limit 1", dag_id)
 
-    def _run(self, query: str) -> DagRun | None:
+    def _run(self, query: str, dag_id: str) -> DagRun | None:
         with self._database() as database:
-            row = database.execute(query).fetchone()
+            row = database.execute(query, (dag_id,)).fetchone()
             if row is None:
                 return None
-            return DagRun(row[0], row[1], tuple(self._tasks(database, row[0])))
+            return DagRun(row[0], row[1], tuple(self._tasks(database, dag_id, row[0])))
 
-    def state_of_first_run(self) -> str | None:
+    def state_of_first_run(self, dag_id: str = DAG_ID) -> str | None:
         """Return the state of the oldest run."""
-        run = self.first_run()
+        run = self.first_run(dag_id)
         return None if run is None else run.state
 
     @contextmanager
@@ -259,11 +259,11 @@ class Airflow:
         with closing(sqlite3.connect(f"file:{self.home / DATABASE}?mode=ro", uri=True, timeout=30)) as database:
             yield database
 
-    def _tasks(self, database: sqlite3.Connection, run_id: str) -> list[TaskRun]:
+    def _tasks(self, database: sqlite3.Connection, dag_id: str, run_id: str) -> list[TaskRun]:
         rows = database.execute(
-            "select task_id, map_index, state, try_number, start_date, end_date from task_instance where run_id = ? "
-            "order by start_date is null, start_date, task_id, map_index",
-            (run_id,),
+            "select task_id, map_index, state, try_number, start_date, end_date from task_instance "
+            "where dag_id = ? and run_id = ? order by start_date is null, start_date, task_id, map_index",
+            (dag_id, run_id),
         )
         return [
             TaskRun(task, index, state, tries, _seconds(start, end)) for task, index, state, tries, start, end in rows

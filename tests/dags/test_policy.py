@@ -168,8 +168,8 @@ def test_edges_follow_from_arguments(tasks: dict[str, Any]) -> None:
     assert tasks["verify_dynamodb"]["outlets"] == ["music_streaming_kpis_dynamodb", "music_streaming_kpis_lake"]
 
 
-def test_params_have_types_limits_and_descriptions(pipeline: dict[str, Any]) -> None:
-    params = pipeline["params"]
+def test_params_have_types_limits_and_descriptions(dag: dict[str, Any]) -> None:
+    params = dag["params"]
     assert params["max_executors"]["type"] == ["null", "integer"]
     assert params["max_executors"]["minimum"] == 1
     assert params["driver_cores"]["enum"] == [None, 1, 2, 4, 8, 16]

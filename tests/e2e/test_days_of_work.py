@@ -30,11 +30,14 @@ DAY_TASKS = (
     "done",
     "clean_up",
 )
+WATCH = "music_streaming_watch"
 
 
 @pytest.fixture(scope="module")
 def pipeline(aws: EmulatedAws, mailbox: Mailbox, source: Source, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    made = Pipeline(aws, mailbox, tmp_path_factory.mktemp("days"), "days")
+    folder = tmp_path_factory.mktemp("days")
+    own = {"job_environment": "local", "metrics_textfile_dir": str(folder), "metrics_log_group": "/kpis"}
+    made = Pipeline(aws, mailbox, folder, "days", variables={"music_streaming_pipeline": json.dumps(own)})
     made.put_folder(source.folder)
     made.put("streams/corrected.csv", source.listens(CORRECTED, 910_000))
     made.put("streams/broken.csv", [("?", "?", "never")] * 12)
@@ -81,6 +84,27 @@ def test_a_bad_file_among_good_ones_is_set_aside_with_its_reason(pipeline: Pipel
     ((subject, text),) = mailbox.take()
     assert "rejected" in subject
     assert "streams/broken.csv: too_many_quarantined" in text
+
+
+@pytest.mark.quick
+def test_its_figures_are_in_a_text_file_and_in_cloudwatch(pipeline: Pipeline, aws: EmulatedAws) -> None:
+    (key,) = [key for key in pipeline.keys("lake/runs") if key.endswith("/result.json")]
+    result = json.loads(pipeline.read(f"lake/runs/{key}"))
+    lines = "".join(path.read_text() for path in sorted(pipeline.folder.glob("*.prom"))).splitlines()
+    found = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+    lake = f'lake="s3://{pipeline.bucket}/lake"'
+    assert found[f"music_kpis_run_succeeded{{{lake}}}"] == 1
+    streams = result["totals_by_dataset"]["streams"]
+    for outcome in ("valid", "duplicates", "quarantined", "waiting"):
+        assert found[f'music_kpis_rows{{dataset="streams",{lake},outcome="{outcome}"}}'] == streams[outcome]
+    for outcome, count in result["totals"]["files"].items():
+        assert found[f'music_kpis_files{{{lake},outcome="{outcome}"}}'] == count
+    hourly = len(pipeline.items("HourlyKPIs"))
+    assert found[f'music_kpis_items{{{lake},outcome="put",table="HourlyKPIs"}}'] == hourly
+    assert found[f"music_kpis_complete_through_timestamp_seconds{{{lake}}}"] > 0
+    events = aws.client("logs").filter_log_events(logGroupName="/kpis")["events"]
+    documents = [json.loads(event["message"]) for event in events]
+    assert [one["job_seconds"] for one in documents if "job_seconds" in one] == [result["seconds"]]
 
 
 def test_nothing_new_is_skipped(pipeline: Pipeline, mailbox: Mailbox, before: dict[str, int]) -> None:
@@ -187,3 +211,14 @@ def test_maintenance_compacts_the_lake_and_changes_no_figure(pipeline: Pipeline,
     assert all(after[name] > before[name] for name in before), "merged files stand beside the old ones, for a while"
     assert differences(pipeline) == []
     assert mailbox.take() == []
+
+
+def test_the_watch_sees_that_no_run_succeeds_for_too_long(pipeline: Pipeline, mailbox: Mailbox) -> None:
+    assert pipeline.airflow().run_dag(dag_id=WATCH).state == "success"
+    assert mailbox.take() == []
+    pipeline.variables["music_streaming_pipeline"] = json.dumps({"alert_success_hours": 0.0001})
+    run = pipeline.airflow().run_dag(dag_id=WATCH)
+    assert run.state == "success", run.log[-4000:]
+    ((subject, text),) = mailbox.take()
+    assert "no success" in subject
+    assert "paused" in text

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import quote
 
@@ -16,7 +19,9 @@ from tests.e2e.conftest import Source
 from tests.e2e.pipeline import Mailbox, Pipeline, differences
 from tools.airflow_runs import DAG_ID
 from tools.emulated_aws import EmulatedAws
+from tools.package import build
 
+CONSUMER = "charts_of_the_day"
 PATIENCE_S = 240
 TASK_PROCESS = re.compile(r"airflow worker -- [0-9a-f]{8}-[0-9a-f-]{27}")  # the one that runs the operator
 
@@ -51,7 +56,10 @@ def test_one_job_not_two(
 ) -> None:
     pipeline = Pipeline(aws, mailbox, tmp_path_factory.mktemp("killed"), "killed")
     queue = notify_of_arrivals(aws, pipeline.bucket)
-    airflow = pipeline.airflow(SCHEDULE="on_arrival", QUEUE_URL=queue)
+    package = tmp_path_factory.mktemp("package") / "package"
+    build(package)  # what is uploaded, and beside it the DAG of another team
+    shutil.copy(Path(__file__).with_name("example_consumer.py"), package / "dags")
+    airflow = replace(pipeline.airflow(SCHEDULE="on_arrival", QUEUE_URL=queue), dags=package / "dags")
     with airflow.scheduler() as scheduler:
         wait_for("the DAG to be known", airflow.knows_dag)
         pipeline.put_folder(source.folder)  # a message for each streams file
@@ -63,6 +71,12 @@ def test_one_job_not_two(
         for process in victims:
             process.kill()
         wait_for("the run's end", lambda: airflow.state_of_first_run() in ("success", "failed"))
+        wait_for("the consumer's run", lambda: airflow.state_of_first_run(CONSUMER) in ("success", "failed"))
+    consumer = airflow.first_run(CONSUMER)
+    assert consumer is not None
+    assert consumer.state == "success", consumer.tasks
+    days = {row["listen_date"] for row in pipeline.lake_rows("kpis/hourly")}
+    assert sum(task.task == "draw_chart" for task in consumer.tasks) == len(days), "one for each complete day"
     run = airflow.first_run()
     assert run is not None
     assert run.run_id.startswith("asset_triggered__")
