@@ -58,9 +58,10 @@ def test_rules_by_promtool(tmp_path: Path) -> None:
 
 
 @needs_prometheus
+@pytest.mark.long
 @pytest.mark.integration
 @pytest.mark.usefixtures("dynamodb")
-def test_queries_return_what_the_result_says(spark: SparkSession, table_prefix: str, tmp_path: Path) -> None:
+def test_queries_return_what_the_result_of_a_run_says(spark: SparkSession, table_prefix: str, tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     _write_input(tmp_path / "input")
     assert application(["run", "--input", str(tmp_path / "input"), "--lake", str(lake)], spark=spark) == 0
@@ -68,13 +69,35 @@ def test_queries_return_what_the_result_says(spark: SparkSession, table_prefix: 
     (path,) = lake.glob("runs/*/result.json")
     result = json.loads(path.read_text("utf-8"))
     receipt = read_receipt(open_lake(str(lake)), result["run_id"])
-    complete = read_export(open_lake(str(lake)), result["run_id"]).complete_through
+    _check_queries(result, receipt, read_export(open_lake(str(lake)), result["run_id"]).complete_through, tmp_path)
+
+
+@needs_prometheus
+@pytest.mark.sample
+def test_queries_return_what_a_result_says(tmp_path: Path) -> None:
+    streams = {"valid": 32, "duplicates": 1, "quarantined": 1, "waiting": 2, "rows": 34}
+    songs = {"valid": 2, "duplicates": 0, "quarantined": 0, "waiting": 0, "rows": 2}
+    result = {
+        "totals": {"files": {"accepted": 2, "rejected": 1}, **streams},
+        "totals_by_dataset": {"streams": streams, "songs": songs},
+        "quality": {"streams": {"rows": 40}, "songs": {"rows": 2}},
+        "dirty_dates": ["2024-06-25"],
+        "seconds": 12.5,
+        "steps": [{"name": "validate", "seconds": 1.5}, {"name": "stage", "seconds": 2.25}],
+        "cost": {"usd": 0.01, "vcpu_hours": 0.5, "gb_hours": 2.0},
+    }
+    table = {"put": 3, "deleted": 1, "unchanged": 4, "requests": 2, "retries": 1}
+    receipt = {"tables": {"DailyGenreKPIs": table, "HourlyKPIs": table}, "undeliverable": [], "seconds": 0.5}
+    _check_queries(result, receipt, "2024-06-25T10:00:00Z", tmp_path)
+
+
+def _check_queries(result: Mapping[str, Any], receipt: Mapping[str, Any], complete: str | None, folder: Path) -> None:
     figures = [
         *run_figures(datetime.now(UTC), succeeded=True),
         *job_figures(result, BILLED),
         *delivery_figures(receipt, complete),
     ]
-    with _prometheus(figures, tmp_path) as query:
+    with _prometheus(figures, folder) as query:
         found = {panel.title: query(panel.query.replace("$lake", ".*")) for panel in PANELS}
         assert found == _expected(result, receipt, complete)
         firing = {rule["alert"] for rule in _alerts() if query(rule["expr"])}
