@@ -50,11 +50,12 @@ PYTHON_OF_MWAA = "python3.12"
 def python_of_mwaa() -> Path:
     """Return a Python 3.12 of this machine, on PATH or of pyenv, else our own one."""
     of_pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    candidates = [shutil.which(PYTHON_OF_MWAA), *of_pyenv.glob(f"3.12.*/bin/{PYTHON_OF_MWAA}")]
-    for candidate in filter(None, candidates):
+    on_path = shutil.which(PYTHON_OF_MWAA)
+    candidates = [*([Path(on_path)] if on_path else []), *of_pyenv.glob(f"3.12.*/bin/{PYTHON_OF_MWAA}")]
+    for candidate in candidates:
         # pyenv's own command of that name is there, but fails, where another version is chosen.
         if subprocess.run([candidate, "-c", "import sqlite3, ssl"], capture_output=True, check=False).returncode == 0:
-            return Path(candidate)
+            return candidate
     say(f"no {PYTHON_OF_MWAA} here: Airflow runs on Python {sys.version.split()[0]}")
     return Path(sys.executable)
 

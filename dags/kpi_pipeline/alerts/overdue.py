@@ -10,7 +10,7 @@ from kpi_pipeline.alerts import messages
 from kpi_pipeline.alerts.messages import Alert
 from kpi_pipeline.settings import AlertSettings
 
-AGAIN = timedelta(days=1)
+AGAIN_S = 24 * 3600
 
 
 def overdue(
@@ -32,11 +32,11 @@ def overdue(
     found = []
     since = next((when for when, extra in reversed(events) if extra.get("event") == "succeeded"), events[0][0])
     if _is_due(since + timedelta(hours=settings.alert_success_hours), since, now, looked):
-        found.append(messages.no_success((now - since) / timedelta(hours=1), settings.alert_success_hours))
+        found.append(messages.no_success((now - since).total_seconds() / 3600, settings.alert_success_hours))
     since, last = events[-1]
     limit = since + timedelta(minutes=settings.alert_late_minutes)
     if last.get("event") == "begun" and _is_due(limit, since, now, looked):
-        minutes = (now - since) / timedelta(minutes=1)
+        minutes = (now - since).total_seconds() / 60
         found.append(messages.late(str(last["run_id"]), minutes, settings.alert_late_minutes))
     return found
 
@@ -45,4 +45,9 @@ def _is_due(limit: datetime, since: datetime, now: datetime, looked: datetime | 
     """Whether the limit, or a whole day beyond it, lies between the two looks; a limit of no time is none."""
     if limit == since or now < limit:
         return False
-    return looked is None or looked < limit or (now - limit) // AGAIN > (looked - limit) // AGAIN
+    # In seconds: Airflow's own instants are of a kind whose differences can't be divided.
+    return looked is None or looked < limit or _days(now, limit) > _days(looked, limit)
+
+
+def _days(later: datetime, earlier: datetime) -> int:
+    return int((later - earlier).total_seconds() // AGAIN_S)
