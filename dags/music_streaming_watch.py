@@ -46,7 +46,7 @@ with DAG(
         """Send an alert of each thing that is overdue since the last look, or for one more day."""
         settings = load_alert_settings(*lookups(params))
         events = [(event.timestamp, event.extra) for event in inlet_events[RUNS]]
-        alerts = overdue(settings, events, datetime.now(UTC), prev_start_date_success)
+        alerts = overdue(settings, events, datetime.now(UTC), prev_start_date_success or None)  # a proxy of None too
         for alert in alerts:
             send(settings, alert)
         return [alert.kind for alert in alerts]
