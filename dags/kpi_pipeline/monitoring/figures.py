@@ -10,7 +10,7 @@ from typing import Any, Literal
 # What a figure is of. Those of a group that a run has nothing of, such as the delivery's, stay as they were.
 Group = Literal["run", "success", "job", "delivery"]
 HELP = {
-    "run_succeeded": "1 if the last run of the DAG succeeded, else 0",
+    "run_succeeded": "Whether the last run of the DAG succeeded: 1 or 0",
     "run_ended_timestamp_seconds": "When the last run of the DAG ended",
     "last_success_timestamp_seconds": "When a run of the DAG succeeded last",
     "rows": "Rows of accepted files by what became of them; waiting ones are valid too",
