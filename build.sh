@@ -57,6 +57,13 @@ cmd_app() {
     exec "$PYTHON" -m tools.app "$@"
 }
 
+## sql    a query over the lake's tables, without Spark: ./build.sh sql "select * from kpis.hourly"
+cmd_sql() {
+    if asks_for_help "$@"; then show_help sql; fi
+    set_up
+    exec "$PYTHON" -m tools.sql "$@"
+}
+
 ## test   run the tests and report coverage (--all: the long ones too); other arguments go to pytest
 cmd_test() {
     if asks_for_help "$@"; then
