@@ -74,7 +74,7 @@ cmd_test() {
         echo "  ./build.sh test tests/unit -k songs -x"
         return
     fi
-    set_up delta s3
+    set_up delta s3 jdbc
     cd "$ROOT"
     local parallel=(-n 2 --dist loadfile --no-loadscope-reorder)
     if (($# == 0)); then
@@ -145,6 +145,13 @@ cmd_package() {
     if asks_for_help "$@"; then show_help package; fi
     set_up
     exec "$PYTHON" -m tools.package "$@"
+}
+
+## deploy make what conf/aws/template.yaml describes on AWS; --dry-run shows each call
+cmd_deploy() {
+    if asks_for_help "$@"; then show_help deploy; fi
+    set_up
+    exec "$PYTHON" -m tools.deploy "$@"
 }
 
 ## lock   write locks/ again from pyproject.toml; --upgrade takes the newest versions

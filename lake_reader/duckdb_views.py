@@ -39,6 +39,8 @@ def table_names(lake: str) -> list[str]:
 def connect(lake: str, mentioned_in: str | None = None) -> DuckDBPyConnection:
     """Open the lake's tables, each as it is now, as views `<folder>.<table>`; times are shown in UTC.
 
+    What is staged is there as `staged_<table>` too, as in the Glue Data Catalog.
+
     Args:
         lake: a folder, or s3://…
         mentioned_in: a query; tables whose names are not in its text are not opened. None opens all.
@@ -58,6 +60,8 @@ def connect(lake: str, mentioned_in: str | None = None) -> DuckDBPyConnection:
     for name in names:
         if mentioned_in is None or name.partition(".")[2] in mentioned_in:
             _open(connection, name, _delta_table(join(lake, *name.split("."))))
+            if name.startswith("staged."):  # as it is called in the Glue Data Catalog
+                connection.execute(f'CREATE VIEW "{name.replace(".", "_")}" AS FROM {_quoted(name)}')
     schemas = [schema for schema in _FOLDERS if any(name.startswith(f"{schema}.") for name in names)]
     connection.execute(f"SET search_path = '{','.join([*schemas, 'main'])}'")
     return connection
@@ -67,8 +71,7 @@ def _open(connection: DuckDBPyConnection, name: str, table: DeltaTable) -> None:
     from arro3.core import Table
     from deltalake import QueryBuilder
 
-    schema, _, short = name.partition(".")
-    target = f'"{schema}"."{short}"'
+    target = _quoted(name)
     if is_s3(table.table_uri):
         rows = QueryBuilder().register("delta", table).execute("SELECT * FROM delta")
         connection.register("rows_of_delta", rows)
@@ -84,6 +87,11 @@ def _open(connection: DuckDBPyConnection, name: str, table: DeltaTable) -> None:
         files_sql = f"read_parquet([{listed}], hive_partitioning=true, union_by_name=true)"
         query += f" UNION ALL BY NAME SELECT * FROM {files_sql}"  # noqa: S608 (names of files, quoted)
     connection.execute(f"CREATE VIEW {target} AS {query}")
+
+
+def _quoted(name: str) -> str:
+    schema, _, short = name.partition(".")
+    return f'"{schema}"."{short}"'
 
 
 def _delta_table(uri: str) -> DeltaTable:
@@ -106,13 +114,17 @@ def _s3_options() -> dict[str, str]:
 
     client = shared_s3_client()
     endpoint = client.meta.endpoint_url
-    options = {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": client.meta.region_name}
+    options = {"AWS_ENDPOINT_URL": endpoint}
     if endpoint.startswith("http://"):
         options["AWS_ALLOW_HTTP"] = "true"
+    if client.meta.region_name:
+        options["AWS_REGION"] = client.meta.region_name
     if (found := boto3.session.Session().get_credentials()) is None:
         raise UsageError("s3:// needs AWS credentials, found in none of the usual places (AWS_PROFILE, …)")
     credentials = found.get_frozen_credentials()
-    options["AWS_ACCESS_KEY_ID"], options["AWS_SECRET_ACCESS_KEY"] = credentials.access_key, credentials.secret_key
-    if credentials.token:
-        options["AWS_SESSION_TOKEN"] = credentials.token
-    return options
+    keys = {
+        "AWS_ACCESS_KEY_ID": credentials.access_key,
+        "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+        "AWS_SESSION_TOKEN": credentials.token,
+    }
+    return options | {name: value for name, value in keys.items() if value}

@@ -27,6 +27,7 @@ from spark_app.config.contracts import Dataset, load_contract
 from spark_app.config.dynamodb_layout import load_layout
 from spark_app.config.settings import Settings, load_settings
 from spark_app.errors import AppError, LockLostError, StorageError, UsageError
+from spark_app.ingest.database import sources
 from spark_app.ingest.delta_ledger import read_delta_ledger
 from spark_app.ingest.file_ledger import Ledger, LedgerFolder
 from spark_app.lake.lock import lake_lock
@@ -70,7 +71,11 @@ def _main(arguments: argparse.Namespace, spark: SparkSession | None) -> int:
     if not _RUN_ID.fullmatch(run_id):
         raise UsageError(f"--run-id {run_id!r}: allowed are letters, digits and . _ ~ : + = @ -, at most 200")
     set_log_context(run_id=run_id, command=arguments.command)
+    for option in ("songs", "users"):
+        if url := getattr(arguments, option, None):
+            arguments.set.append(f"{option}_source={url}")
     settings = load_settings(arguments.env, arguments.set)
+    sources(settings)
     for dataset in Dataset:
         load_contract(dataset)
     load_layout()
@@ -244,6 +249,11 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--manifest", help="run manifest: a prepared list of files (conf/schemas/run_manifest.schema.json)"
     )
+
+    for option in ("songs", "users"):
+        run.add_argument(
+            f"--{option}", metavar="jdbc:…", help=f"{option} from a database too (the setting {option}_source)"
+        )
 
     rebuild = sub.add_parser("rebuild", parents=[common], help="compute KPIs again from what is staged")
     rebuild.add_argument(

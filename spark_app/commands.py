@@ -17,6 +17,7 @@ from spark_app.errors import NothingUsableError, UsageError
 from spark_app.export.export import delete_old_exports, export_changes
 from spark_app.ingest.acceptance import judge_references, judge_streams, require_references
 from spark_app.ingest.candidates import Candidate
+from spark_app.ingest.database import sources, with_databases
 from spark_app.ingest.discovery import list_input, read_manifest
 from spark_app.ingest.file_ledger import Ledger, LedgerFolder
 from spark_app.ingest.ingest import (
@@ -33,6 +34,7 @@ from spark_app.ingest.trial import Batch, note_trial, plan_batches
 from spark_app.ingest.write_staged import count_written, delete_old_rows, write_files
 from spark_app.kpis import all_kpis
 from spark_app.publish.dirty_dates import DirtyDates, all_dates, find_dirty_dates, staged_versions
+from spark_app.publish.glue_catalogue import register_tables
 from spark_app.publish.publish import publish
 from spark_app.recovery import open_lake, take_back
 from spark_app.run.context import Context
@@ -53,6 +55,9 @@ def run(context: Context, source: str | None, manifest: str | None) -> None:
             context.result.manifest = {"path": manifest, "etag": found.etag if found else None}
         listing = read_manifest(manifest) if manifest else list_input(source or "")
     state = _open_lake(context)
+    if sources(context.settings):
+        with context.steps.step("read databases"):
+            listing = with_databases(context, listing)
     with context.steps.step("choose files"):
         folder = LedgerFolder(state)
         ledger = folder.read(file.name for file in listing.files)
@@ -66,6 +71,9 @@ def run(context: Context, source: str | None, manifest: str | None) -> None:
     log("files", listed=len(listing.files), **dict(context.result.outcomes))
     kpis = _publish(context, state)
     _export(context, state, full=False, published=kpis)
+    if context.settings.glue_database and (taken or context.result.dirty_dates):
+        with context.steps.step("register tables"):
+            register_tables(context)
     _check_usable(context.result)
 
 

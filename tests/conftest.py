@@ -50,7 +50,7 @@ def spark() -> Iterator[SparkSession]:
     # Of sys.path, only what tests/ need: a worker must find spark_app as on EMR, installed or on PYTHONPATH.
     os.environ.update(environment)
     conf = [part for name, value in TEST_CONF.items() for part in ("--conf", f"{name}={value}")]
-    options = [*submit_options(("delta",)), *conf, "--driver-java-options", SHORT_RUN_JAVA_OPTIONS]
+    options = [*submit_options(("delta", "jdbc")), *conf, "--driver-java-options", SHORT_RUN_JAVA_OPTIONS]
     os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join([*options, "pyspark-shell"])
     session = build_session(retention_days=30)
     session.sparkContext.setLogLevel("ERROR")

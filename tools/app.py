@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from tools.jars import JarError
-from tools.main_job import jar_purposes, prepare_for_s3
+from tools.main_job import jar_purposes, prepare
 from tools.processes import StoppedBySignal, run_to_end, signals_raise
 from tools.spark_submit import submit_command, submit_environment
 from tools.toolchain import ToolchainError
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
 
     try:
         with signals_raise():
-            prepare_for_s3(arguments)
+            prepare(arguments)
             purposes = jar_purposes(arguments)
             environment = submit_environment(os.environ, purposes, short_run=bool(SHORT & set(arguments[:1])))
             return run_to_end(submit_command(arguments, purposes), environment)

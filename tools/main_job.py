@@ -40,6 +40,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--lake", metavar="DIR|s3://…", default=str(DEFAULT_LAKE), help="default: .build/lake")
     parser.add_argument("--no-delivery", action="store_true", help="leave DynamoDB out")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="a setting (conf/settings)")
+    for name in ("songs", "users"):
+        parser.add_argument(
+            f"--{name}", metavar="jdbc:…", action="append", default=[], help=f"{name} from a database too"
+        )
     parser.add_argument("--env", default="local", help="environment of conf/settings; default: local")
     parser.add_argument("--docker", action="store_true", help="in a container of the image last built")
     return parser.parse_args(arguments)
@@ -73,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
         from tools.docker_engine import ensure_engine
 
         ensure_engine()
-    prepare_for_s3([source, options.lake])
+    prepare(places(options, source))
     forget_deliveries_of_another_lake(options.lake)
     run_id = f"local-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
     exit_code = run_application(options, source, run_id)
@@ -126,17 +130,22 @@ def whole_path(uri: str) -> str:
     return normalise(uri) if is_s3(uri) else str(Path(normalise(uri)).resolve())
 
 
+def places(options: argparse.Namespace, source: str) -> list[str]:
+    """Return all places that a run reads or writes."""
+    return [source, options.lake, *options.songs, *options.users, *options.set]
+
+
 def jar_purposes(uris: Sequence[str]) -> list[str]:
     """Return which jars Spark needs for these places."""
-    return ["delta", "s3"] if any(map(is_s3, uris)) else ["delta"]
+    return ["delta"] + ["s3"] * any(map(is_s3, uris)) + ["jdbc"] * any("jdbc:" in uri for uri in uris)
 
 
-def prepare_for_s3(uris: Sequence[str]) -> None:
-    """Where S3 is used, get its jars and hand on whatever credentials boto3 finds; Spark looks in fewer places."""
-    if not any(map(is_s3, uris)):
-        return
+def prepare(uris: Sequence[str]) -> None:
+    """Get jars that are needed; for S3, hand on whatever credentials boto3 finds, as Spark looks in fewer places."""
     if not is_complete(jar_purposes(uris)):
         get_all(jar_purposes(uris))
+    if not any(map(is_s3, uris)):
+        return
     import boto3
 
     from spark_app.errors import UsageError
@@ -175,8 +184,9 @@ def forget_deliveries_of_another_lake(lake: str) -> None:
 def run_application(options: argparse.Namespace, source: str, run_id: str) -> int:
     """Run `spark-submit`, here or in a container; its log is the progress that one sees."""
     arguments = ["run", "--input", source, "--lake", options.lake, "--env", options.env, "--run-id", run_id]
-    for assignment in options.set:
-        arguments += ["--set", assignment]
+    for name in ("set", "songs", "users"):
+        for value in getattr(options, name):
+            arguments += [f"--{name}", value]
     arguments += ["--log-format", "text"]
     if options.docker:
         from tools.container import Job
@@ -184,7 +194,7 @@ def run_application(options: argparse.Namespace, source: str, run_id: str) -> in
 
         name = f"music-streaming-kpis-{run_id}"
         return Job(latest().name, arguments, source, options.lake, name, short_run=is_small(source)).run()
-    purposes = jar_purposes([source, options.lake])
+    purposes = jar_purposes(places(options, source))
     command = submit_command(arguments, purposes)
     return run_to_end(command, submit_environment(os.environ, purposes, short_run=is_small(source)))
 

@@ -60,6 +60,16 @@ class Settings(BaseSettings):
     quarantine_days: Annotated[int, Field(ge=0)]
     inspect_on_driver_bytes: Annotated[int, Field(ge=0)]
     rows_per_data_file: Annotated[int, Field(ge=1000)]
+    songs_source: str
+    users_source: str
+    songs_table: str
+    users_table: str
+    database_secret: str
+    database_iam_user: str
+    database_ca_file: str
+    database_updated_at: Annotated[str, Field(pattern=r"^[A-Za-z_0-9]*$")]
+    database_rows_per_read: Annotated[int, Field(ge=1000)]
+    glue_database: Annotated[str, Field(pattern=r"^[a-z0-9_]{0,252}$")]
     usd_per_vcpu_hour: Annotated[float, Field(ge=0)]
     usd_per_gb_hour: Annotated[float, Field(ge=0)]
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from kpi_common.files import join, storage_for
+from kpi_common.log import warn
 from spark_app import __version__
 from spark_app.errors import LockLostError
 from spark_app.lake.tables import Lake
@@ -85,6 +86,11 @@ class RunResult:
     export: dict[str, Any] | None = None
     cost: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
+
+    def warn(self, text: str) -> None:
+        """Add a warning, to the log too."""
+        warn(text)
+        self.warnings.append(text)
 
     def record(self, outcomes: Iterable[FileOutcome]) -> None:
         """Add outcomes of files, in the place of what was known of these before."""

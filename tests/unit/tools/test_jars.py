@@ -20,7 +20,7 @@ def maven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_each_jar_of_the_list_can_be_read() -> None:
-    assert {jar.purpose for jar in jars.read_jar_list()} == {"delta", "s3"}
+    assert {jar.purpose for jar in jars.read_jar_list()} == {"delta", "jdbc", "s3"}
 
 
 def test_a_line_that_is_not_a_jar_is_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ def test_each_lake_has_dynamodb_data_of_its_own() -> None:
 def test_s3_jars_are_asked_for_where_a_place_is_in_s3() -> None:
     assert jar_purposes(["/data/raw", "/data/lake"]) == ["delta"]
     assert jar_purposes(["/data/raw", "s3://bucket/lake"]) == ["delta", "s3"]
+    assert jar_purposes(["/data/lake", "songs_source=jdbc:postgresql://host/db"]) == ["delta", "jdbc"]
 
 
 def test_a_small_input_is_told_from_a_large_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
