@@ -1,0 +1,204 @@
+"""The CloudFormation template: clean, deployable as far as moto goes, with roles that can do no more than they need."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import requests
+from cfnlint.decode import cfn_yaml
+from moto.server import ThreadedMotoServer
+
+from tools.deploy import SETTINGS, TEMPLATE, main
+from tools.toolchain import ROOT
+
+pytestmark = pytest.mark.integration
+REGION = "eu-central-1"
+GIVEN = ("--region", REGION, "--stack-name", "music")
+# Actions whose resource can't be named, and why
+WILDCARDS = {("Key", "kms:*"): "the account's own administration of the key, which else nobody could change"}
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Makes clients of an empty moto, which the environment names too."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    requests.post(f"http://{host}:{port}/moto-api/reset", timeout=10)  # all servers of a process have the same content
+    yield lambda service: boto3.client(service, region_name=REGION)
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def template() -> Any:
+    return cfn_yaml.load(str(TEMPLATE))
+
+
+def test_the_template_is_clean() -> None:
+    command = [str(Path(sys.executable).with_name("cfn-lint")), str(TEMPLATE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_stack_is_made_and_deleted(aws: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*GIVEN, "--parameter", "AlertEmail=ops@example.org", "--parameter", "GlueDatabase=music"]) == 0
+    shown = capsys.readouterr().out
+    bucket = f"music-123456789012-{REGION}"
+    assert f'"bucket_name": "{bucket}"' in shown
+    assert "./build.sh push --repository 123456789012.dkr.ecr.eu-central-1.amazonaws.com/music" in shown
+    cloudformation = aws("cloudformation")
+    (rule,) = aws("s3").get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
+    assert rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "aws:kms"
+    table = aws("dynamodb").describe_table(TableName="music_streaming_kpis_delta_log")["Table"]
+    assert [key["AttributeName"] for key in table["KeySchema"]] == ["tablePath", "fileName"]
+
+    (role,) = aws("iam").list_roles()["Roles"]
+    assert aws("iam").list_role_policies(RoleName=role["RoleName"])["PolicyNames"] == ["job", "glue"]
+
+    cloudformation.delete_stack(StackName="music")
+    assert aws("sqs").list_queues().get("QueueUrls", []) == []
+    assert aws("iam").list_roles()["Roles"] == []
+
+
+SMALL = """
+AWSTemplateFormatVersion: "2010-09-09"
+
+Parameters:
+  First:
+    Type: String
+    Default: a
+  Second:
+    Type: String
+    Default: b
+
+Conditions:
+  Always: !Equals [a, a]
+
+Resources:
+  Topic:
+    Type: AWS::SNS::Topic
+    Properties: {TopicName: !Sub "${First}-${Second}"}
+
+Outputs:
+  RepositoryUri: {Value: r}
+  QueueUrl: {Value: !Sub "${First}-${Second}"}
+  DagPolicyArn: {Value: p}
+"""
+
+
+@pytest.mark.usefixtures("aws")
+def test_parameters_that_are_not_given_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a small template, as moto can't update ours."""
+    small = tmp_path / "small.yaml"
+    small.write_text(SMALL, "utf-8")
+    monkeypatch.setattr("tools.deploy.TEMPLATE", small)
+    monkeypatch.setattr("tools.deploy.ROOT", tmp_path)
+    assert main([*GIVEN, "--parameter", "First=x"]) == 0
+    assert main([*GIVEN, "--parameter", "Second=y"]) == 0
+    assert "MUSIC_KPIS_DAG_QUEUE_URL=x-y" in capsys.readouterr().out
+
+
+def test_the_bucket_is_closed_versioned_and_tells_of_new_streams(template: Any) -> None:
+    """What moto doesn't make of a bucket."""
+    bucket = template["Resources"]["Bucket"]["Properties"]
+    assert all(bucket["PublicAccessBlockConfiguration"].values())
+    assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+    (told,) = bucket["NotificationConfiguration"]["QueueConfigurations"]
+    assert told["Filter"]["S3Key"]["Rules"] == [{"Name": "prefix", "Value": "raw/streams/"}]
+    (deny,) = template["Resources"]["BucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert (deny["Effect"], deny["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
+
+
+def test_a_dry_run_calls_nothing(aws: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*GIVEN, "--image-uri", "r/music@sha256:" + "0" * 64, "--dry-run"]) == 0
+    assert "--parameter-overrides ImageUri=r/music@sha256:000" in capsys.readouterr().out
+    assert aws("cloudformation").list_stacks()["StackSummaries"] == []
+
+
+@pytest.mark.parametrize(("given", "message"), [("x", "expected NAME=VALUE"), ("X=1", "has no parameter X; it has: A")])
+def test_a_wrong_parameter_is_said(given: str, message: str, aws: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*GIVEN, "--parameter", given]) == 1
+    assert message in capsys.readouterr().err
+    assert aws("cloudformation").list_stacks()["StackSummaries"] == []
+
+
+def statements(template: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Allowing statements of all policies, with the resource of the template that has them."""
+    found = []
+    for name, resource in template["Resources"].items():
+        stack: list[Any] = [resource["Properties"]]
+        while stack:
+            part = stack.pop()
+            if isinstance(part, dict):
+                if part.get("Effect") == "Allow":
+                    found.append((name, part))
+                stack += part.values()
+            elif isinstance(part, list):
+                stack += part
+    return found
+
+
+def actions(statement: dict[str, Any]) -> list[str]:
+    given = statement["Action"]
+    return [given] if isinstance(given, str) else list(given)
+
+
+def test_no_right_has_a_wildcard_without_a_reason(template: Any) -> None:
+    for name, statement in statements(template):
+        for action in actions(statement):
+            assert "*" not in action or (name, action) in WILDCARDS, (name, action)
+        assert statement.get("Resource") != "*" or name == "Key", (name, statement["Sid"])
+
+
+def of(template: Any, name: str, service: str) -> list[dict[str, Any]]:
+    return [s for n, s in statements(template) if n == name and any(a.startswith(f"{service}:") for a in actions(s))]
+
+
+def test_the_job_has_no_right_on_kpi_tables(template: Any) -> None:
+    (only,) = of(template, "JobRole", "dynamodb")
+    assert only["Resource"] == {"Fn::GetAtt": ["LogTable", "Arn"]}
+
+
+def test_the_dag_reads_no_staged_or_quarantined_rows(template: Any) -> None:
+    objects = [s for s in of(template, "DagPolicy", "s3") if actions(s) != ["s3:ListBucket"]]
+    places = re.findall(r"\$\{Bucket\.Arn\}/([a-z./*_]+)", str([statement["Resource"] for statement in objects]))
+    assert {place for place in places if place.startswith("lake/")} == {
+        "lake/lake.json",
+        "lake/runs/*",
+        "lake/exports/*",
+        "lake/exports/*/delivered.json",
+    }
+
+
+def test_only_the_jobs_role_is_passed_and_only_to_emr(template: Any) -> None:
+    (passing,) = of(template, "DagPolicy", "iam")
+    assert passing["Resource"] == {"Fn::GetAtt": ["JobRole", "Arn"]}
+    assert passing["Condition"] == {"StringEquals": {"iam:PassedToService": "emr-serverless.amazonaws.com"}}
+
+
+def test_the_dag_may_write_exactly_the_tables_of_the_layout(template: Any) -> None:
+    (writing,) = of(template, "DagPolicy", "dynamodb")
+    named = set(re.findall(r"\$\{TablePrefix\}(\w+)", str(writing["Resource"])))
+    layout = tomllib.loads((ROOT / "conf/dynamodb/kpi_tables.toml").read_text("utf-8"))["tables"]
+    operations = tomllib.loads((ROOT / "conf/dynamodb/operations.toml").read_text("utf-8"))["tables"]
+    expected = {table["name"] for table in layout.values()} | {operations["status"], operations["processed_streams"]}
+    assert named == expected
+
+
+def test_what_is_printed_are_settings_of_the_dag() -> None:
+    from kpi_pipeline.settings import PipelineSettings
+
+    assert set(SETTINGS.values()) <= set(PipelineSettings.model_fields)
