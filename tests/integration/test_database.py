@@ -83,6 +83,7 @@ def read(context: Context) -> str:
     return gzip.decompress(Path(file.uri).read_bytes()).decode()
 
 
+@pytest.mark.long
 def test_a_run_takes_songs_and_users_as_files(
     postgres: Postgres, certificate: Certificate, spark: SparkSession, tmp_path: Path, secret: str
 ) -> None:

@@ -24,7 +24,7 @@ from tests.integration.bad_files import HEADERS, MODIFIED, rows
 from tests.unit.spark_app.builders import a_context
 from tools.toolchain import ROOT
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 PAGE = (ROOT / "docs" / "queries.md").read_text("utf-8")
 DATABASE = "music_test"
 TABLES = {
