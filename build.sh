@@ -64,6 +64,12 @@ cmd_sql() {
     exec "$PYTHON" -m tools.sql "$@"
 }
 
+## report  write what is in a lake, and how its runs went, as one HTML page with charts
+cmd_report() {
+    set_up
+    exec "$PYTHON" -m report "$@"
+}
+
 ## test   run the tests and report coverage (--all: the long ones too); other arguments go to pytest
 cmd_test() {
     if asks_for_help "$@"; then

@@ -59,7 +59,7 @@ def connect(lake: str, mentioned_in: str | None = None) -> DuckDBPyConnection:
         connection.execute(f'CREATE SCHEMA "{schema}"')
     for name in names:
         if mentioned_in is None or name.partition(".")[2] in mentioned_in:
-            _open(connection, name, _delta_table(join(lake, *name.split("."))))
+            _open(connection, name, delta_table(join(lake, *name.split("."))))
             if name.startswith("staged."):  # as it is called in the Glue Data Catalog
                 connection.execute(f'CREATE VIEW "{name.replace(".", "_")}" AS FROM {_quoted(name)}')
     schemas = [schema for schema in _FOLDERS if any(name.startswith(f"{schema}.") for name in names)]
@@ -94,7 +94,12 @@ def _quoted(name: str) -> str:
     return f'"{schema}"."{short}"'
 
 
-def _delta_table(uri: str) -> DeltaTable:
+def delta_table(uri: str) -> DeltaTable:
+    """Open a Delta table as it is now, on disk or in S3.
+
+    Raises:
+        StorageError: it can't be read.
+    """
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SAMPLE_FOLDER = BUILD / "data"
 DEFAULT_LAKE = BUILD / "lake"
+REPORT = BUILD / "report.html"
 DYNAMODB_FOLDER = BUILD / "dynamodb-local" / "data"
 SMALL_INPUT_BYTES = 64 * 1024 * 1024
 
@@ -96,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         show_result(console, result)
     if exit_code == 0 and not options.no_delivery:
         exit_code = deliver_if_due(console, options.lake)
-    show_where(console, source, options.lake, result)
+    show_where(console, source, options.lake, result, report_of(options.lake))
     return exit_code
 
 
@@ -249,7 +250,18 @@ def deliver(console: Console, lake: str, export: Export) -> int:
     return exit_code
 
 
-def show_where(console: Console, source: str, lake: str, result: dict[str, Any]) -> None:
+def report_of(lake: str) -> str:
+    """Write the report and return its address; a run whose report fails is none that failed."""
+    from kpi_common.errors import AppError
+    from report.__main__ import write_report
+
+    try:
+        return write_report(lake, REPORT)
+    except AppError as error:
+        return f"none: {error}"
+
+
+def show_where(console: Console, source: str, lake: str, result: dict[str, Any], report: str) -> None:
     """Tell where everything lies."""
     from kpi_common.files import join
     from tools.show import show_places
@@ -263,6 +275,7 @@ def show_where(console: Console, source: str, lake: str, result: dict[str, Any])
         places["export"] = join(lake, result["export"]["path"])
     if dynamodb_folder(lake).exists():
         places["DynamoDB"] = dynamodb_folder(lake)
+    places["report"] = report
     show_places(console, places)
 
 
