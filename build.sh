@@ -70,6 +70,14 @@ cmd_report() {
     exec "$PYTHON" -m report "$@"
 }
 
+## serve  the KPI API on this machine, with what a lake has exported
+cmd_serve() {
+    if asks_for_help "$@"; then show_help serve; fi
+    set_up delta
+    cd "$ROOT"
+    exec "$PYTHON" -m tools.serve "$@"
+}
+
 ## test   run the tests and report coverage (--all: the long ones too); other arguments go to pytest
 cmd_test() {
     if asks_for_help "$@"; then

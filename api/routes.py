@@ -1,0 +1,230 @@
+"""The routes of the API, which an app of any kind (Lambda, a server on this machine) gets by `build`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from datetime import UTC, date, datetime
+from http import HTTPStatus
+from typing import Annotated, Any, TypeVar
+
+from aws_lambda_powertools.event_handler import Response
+from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver, Router
+from aws_lambda_powertools.event_handler.exceptions import NotFoundError
+from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValidationError
+from aws_lambda_powertools.event_handler.openapi.params import Header, Path, Query
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import BaseModel, BeforeValidator
+
+from api.models import Countries, DailyGenres, GenreDays, Health, Hours, Problem, Songs
+from api.problems import CONTENT_TYPE, ProblemError, bad_request, no_such, not_computed_yet
+from api.store import store
+
+VERSION = "1.0.0"
+TITLE = "Music streaming KPIs"
+DESCRIPTION = (
+    "Daily and hourly figures of a music streaming service. Whole numbers are JSON numbers; decimals are strings with "
+    "the exact value. Answers of complete days have an ETag and may be cached; a late file can still change a day."
+)
+CACHE = "private, max-age=60"
+MOST_DAYS = 100
+Page = TypeVar("Page", bound=BaseModel)
+
+
+def _iso(value: Any) -> Any:
+    """Refuse what pydantic takes for a date too, such as seconds since 1970."""
+    if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value, re.ASCII):
+        raise ValueError("a date is written like 2024-06-28")
+    return value
+
+
+Iso = BeforeValidator(_iso)
+Day = Annotated[date, Iso, Path(description="A day of the KPI time zone, such as 2024-06-28")]
+Genre = Annotated[str, Path(min_length=1, max_length=1000)]
+Limit = Annotated[int, Query(ge=1, le=500, description="Items of a page, at most")]
+Next = Annotated[str | None, Query(alias="next", max_length=8000, description="Token of a page, from the page before")]
+IfNoneMatch = Annotated[str | None, Header(alias="If-None-Match", description="ETag of an answer that one has")]
+
+_PROBLEM = {"content": {CONTENT_TYPE: {"model": Problem}}}
+PROBLEMS: Any = {
+    HTTPStatus.OK: {"description": "The figures"},
+    HTTPStatus.NOT_MODIFIED: {"description": "The answer is the one that one has"},
+    HTTPStatus.BAD_REQUEST: {"description": "A wrong parameter", **_PROBLEM},
+    HTTPStatus.NOT_FOUND: {"description": "Not computed yet (Retry-After), or no such day, genre or path", **_PROBLEM},
+    HTTPStatus.SERVICE_UNAVAILABLE: {"description": "DynamoDB can't be read now", **_PROBLEM},
+}
+router = Router()  # type: ignore[no-untyped-call]
+
+
+@router.get("/v1/kpis/daily/<day>", summary="All genres of a day", responses=PROBLEMS)
+def daily(day: Day, limit: Limit = 100, token: Next = None, if_none_match: IfNoneMatch = None) -> Response[DailyGenres]:
+    """Rows by genre."""
+    return _day_page(DailyGenres, "daily_genre", day, limit, token, if_none_match)
+
+
+@router.get("/v1/kpis/daily/<day>/<genre>", summary="A genre on a day", responses=PROBLEMS)
+def daily_of_genre(day: Day, genre: Genre, if_none_match: IfNoneMatch = None) -> Response[DailyGenres]:
+    """One item."""
+    return _day_page(DailyGenres, "daily_genre", day, 1, None, if_none_match, genre)
+
+
+@router.get("/v1/genres/<genre>", summary="Days of a genre", responses=PROBLEMS)
+def genre_days(
+    genre: Genre,
+    first: Annotated[date, Iso, Query(alias="from", description="First day")] = date(1, 1, 1),
+    last: Annotated[date, Iso, Query(alias="to", description="Last day")] = date(9999, 12, 31),
+    limit: Annotated[int, Query(ge=1, le=MOST_DAYS, description="Days of a page, at most")] = MOST_DAYS,
+    token: Next = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response[GenreDays]:
+    """Days in order; an empty list where the genre was not played."""
+    if first > last:
+        raise bad_request(f"`from` ({first}) is later than `to` ({last})")
+    page = store().genre_days(genre, first.isoformat(), last.isoformat(), limit, token)
+    statuses = store().statuses([row["listen_date"] for row in page.rows])
+    for row in page.rows:
+        status = statuses.get(row["listen_date"])
+        row["complete"], row["run_id"] = bool(status and status.complete), status and status.run_id
+    body = GenreDays(genre=genre, items=page.rows, next=page.next)
+    complete = all(item.complete for item in body.items)
+    etag = _etag(body.model_dump_json()) if complete else None
+    if etag is not None and _matches(if_none_match, etag):
+        raise _NotModified(etag)
+    return _answer(body, etag)
+
+
+@router.get("/v1/kpis/hourly/<day>", summary="The hours of a day", responses=PROBLEMS)
+def hourly(day: Day, limit: Limit = 100, token: Next = None, if_none_match: IfNoneMatch = None) -> Response[Hours]:
+    """Rows by hour; a day has 23 to 25."""
+    return _day_page(Hours, "hourly", day, limit, token, if_none_match)
+
+
+@router.get(
+    "/v1/top-songs/<day>/<genre>",
+    summary="Top songs of a genre",
+    responses=PROBLEMS,
+)
+def top_songs(day: Day, genre: Genre, if_none_match: IfNoneMatch = None) -> Response[Songs]:
+    """Up to three, by rank."""
+    return _day_page(Songs, "top_songs", day, 100, None, if_none_match, genre)
+
+
+@router.get("/v1/countries/<day>", summary="The countries of a day", responses=PROBLEMS)
+def countries(
+    day: Day, limit: Limit = 100, token: Next = None, if_none_match: IfNoneMatch = None
+) -> Response[Countries]:
+    """Rows by country."""
+    return _day_page(Countries, "daily_country", day, limit, token, if_none_match)
+
+
+@router.get("/health", summary="How fresh the figures are", responses={200: PROBLEMS[200], 503: PROBLEMS[503]})
+def health() -> Response[Health]:
+    """The newest complete day."""
+    newest = store().newest_day()
+    if newest is None:
+        return _answer(Health(status="empty"), None)
+    age = None
+    if newest.updated_at is not None:
+        updated_at = datetime.fromisoformat(newest.updated_at)
+        age = max(0, int((datetime.now(UTC) - updated_at).total_seconds()))
+    fields = {"newest_day": newest.date, "run_id": newest.run_id, "updated_at": newest.updated_at}
+    return _answer(
+        Health.model_validate(
+            {"status": "ok", "age_seconds": age, "complete_through": newest.complete_through, **fields}
+        ),
+        None,
+    )
+
+
+class _NotModified(Exception):
+    """The caller has the answer; raised, as an answer without a body breaks the model of those that have one."""
+
+    def response(self) -> Response[str]:
+        return Response(HTTPStatus.NOT_MODIFIED, headers={"Cache-Control": CACHE, "ETag": str(self)})
+
+
+def build(app: ApiGatewayResolver) -> ApiGatewayResolver:
+    """Give an app the routes, the errors and, at `/docs`, a page to try them."""
+    app.include_router(router)
+    app.enable_swagger(path="/docs", title=TITLE, version=VERSION, description=DESCRIPTION)
+    app.exception_handler(_NotModified)(_NotModified.response)
+    app.exception_handler(ProblemError)(ProblemError.response)
+    app.exception_handler(RequestValidationError)(_wrong_parameter)
+    app.exception_handler([ClientError, BotoCoreError])(_unavailable)
+    app.exception_handler(Exception)(_unexpected)
+
+    @app.not_found
+    def not_found(error: NotFoundError) -> Response[str]:
+        if app.current_event.http_method != "GET":
+            allow = {"Allow": "GET"}
+            return ProblemError(405, "method-not-allowed", "this API only reads: use GET", allow).response()
+        return no_such("path", f"{app.current_event.path}: {error.msg}; see /docs").response()
+
+    return app
+
+
+def _day_page(
+    model: type[Page],
+    view: str,
+    day: date,
+    limit: int,
+    token: str | None,
+    if_none_match: str | None,
+    genre: str | None = None,
+) -> Response[Page]:
+    """Return a page of a day that was the same before and after it was read."""
+    name = day.isoformat()
+    status = store().status(name)
+    if status is not None and status.complete:
+        etag = _etag(VERSION, view, str(status.version), name, genre or "", str(limit), token or "")
+        if _matches(if_none_match, etag):
+            raise _NotModified(etag)
+    page = store().day(view, name, limit, token, genre)
+    after = store().status(name, fresh=True)
+    if after != status:  # written meanwhile, or what we knew was old
+        page = store().day(view, name, limit, token, genre)
+        status, after = after, store().status(name, fresh=True)
+    if status is None or status.version is None:
+        newest = store().newest_day()
+        if status is not None or newest is None or name > newest.date:
+            raise not_computed_yet(day)
+        raise no_such("day", f"there are no listens on {day}")
+    if genre is not None and not page.rows and token is None:
+        raise no_such("genre", f"no song of genre '{genre}' was played on {day}")
+    complete = status.complete and after == status
+    fields = {"date": name, "complete": complete, "run_id": status.run_id, "updated_at": status.updated_at}
+    body = model.model_validate({**fields, "items": page.rows, "next": None if genre else page.next})
+    etag = _etag(VERSION, view, str(status.version), name, genre or "", str(limit), token or "")
+    return _answer(body, etag if complete else None)
+
+
+def _answer(body: Page, etag: str | None) -> Response[Page]:
+    headers = {"Cache-Control": "no-store"} if etag is None else {"Cache-Control": CACHE, "ETag": etag}
+    return Response(HTTPStatus.OK, "application/json", body, headers=headers)
+
+
+def _etag(*parts: str) -> str:
+    return f'"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"'
+
+
+def _matches(if_none_match: str | None, etag: str) -> bool:
+    known = [one.strip().removeprefix("W/") for one in (if_none_match or "").split(",")]
+    return etag in known or known == ["*"]
+
+
+def _wrong_parameter(error: RequestValidationError) -> Response[str]:
+    details = "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
+    return bad_request(details).response()
+
+
+def _unavailable(error: Exception) -> Response[str]:
+    logging.getLogger(__name__).error("DynamoDB: %s", error)
+    detail = "DynamoDB can't be read now; try again"
+    return ProblemError(503, "unavailable", detail, {"Retry-After": "5"}).response()
+
+
+def _unexpected(error: Exception) -> Response[str]:
+    logging.getLogger(__name__).error("unexpected", exc_info=error)
+    return ProblemError(500, "internal-error", "this should not happen; it is in the log").response()
