@@ -18,6 +18,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.api import api
 from bench.compare import differences
 from bench.data import Shape, make_corrections, make_data
 from bench.delivery import delivery
@@ -297,6 +298,7 @@ SCENARIOS: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "corrections": corrections,
     "delivery": delivery,
     "ledger": ledger,
+    "api": api,
 }
 
 

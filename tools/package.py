@@ -7,14 +7,17 @@ file of Python requirements that MWAA takes.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.toolchain import BUILD, ROOT
+from tools.toolchain import BUILD, LOCKS, ROOT, UV, network_environment, run
 
 PACKAGE = BUILD / "package"
+API_ARCHIVE = BUILD / "kpi_api.zip"
 CONF = ("contracts/*.toml", "dynamodb/*.toml", "schemas/*.schema.json", "spark/emr.conf")
 REQUIREMENTS = ROOT / "conf" / "airflow" / "requirements.txt"
 
@@ -34,9 +37,29 @@ def build(folder: Path = PACKAGE) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
+def build_api(archive: Path = API_ARCHIVE) -> Path:
+    """Write the code of the KPI API's Lambda function, with its packages for Linux on x86, and return its archive."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        install: list[str | Path] = [UV, "pip", "install", "--quiet", "--require-hashes", "--target", folder]
+        install += ["--python-platform", "x86_64-manylinux2014", "--python-version", "3.12", "--only-binary", ":all:"]
+        env = network_environment(os.environ)
+        run([*install, "-r", LOCKS / "api.txt"], env, "uv could not install the packages of locks/api.txt")
+        ignore = shutil.ignore_patterns("__pycache__", "local.py")
+        for package in ("api", "kpi_common"):
+            shutil.copytree(ROOT / package, folder / package, ignore=ignore)
+        shutil.copytree(ROOT / "conf" / "dynamodb", folder / "kpi_common" / "conf" / "dynamodb")
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.make_archive(str(archive.with_suffix("")), "zip", folder))
+
+
 def main(arguments: Sequence[str]) -> int:
     """Build and tell what is there."""
-    argparse.ArgumentParser(prog="./build.sh package", description=__doc__).parse_args(arguments)
+    parser = argparse.ArgumentParser(prog="./build.sh package", description=__doc__)
+    parser.add_argument("--api", action="store_true", help="only the KPI API's Lambda function: .build/kpi_api.zip")
+    if parser.parse_args(arguments).api:
+        print(f"{build_api().relative_to(ROOT)}: upload it, and deploy conf/aws/kpi_api.yaml; see docs/api.md.")
+        return 0
     files = build()
     for path in files:
         print(path.relative_to(ROOT))

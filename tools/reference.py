@@ -1,0 +1,101 @@
+"""`python -m tools.reference` writes docs/reference.md: KPIs, contracts and settings, from the code and `conf/`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+
+from kpi_common.conf_files import conf_dir, load_toml
+from kpi_common.contracts import Dataset, load_contract
+from tools.toolchain import ROOT
+
+PAGE = ROOT / "docs" / "reference.md"
+HEAD = """# Reference: KPIs, contracts, settings
+
+Made from the code and [conf/](../conf) by `python -m tools.reference`; a test compares it. Change those, not this page.
+"""
+
+
+def reference() -> str:
+    """Return the page."""
+    return "\n".join([HEAD, *_kpis(), *_contracts(), *_settings()]).rstrip() + "\n"
+
+
+def _kpis() -> Iterator[str]:
+    yield "## KPIs\n"
+    tables = load_toml("dynamodb/kpi_tables.toml")["tables"]
+    for path in sorted((ROOT / "spark_app" / "kpis").glob("*.py")):
+        if not re.search(r"^KPI = ", path.read_text("utf-8"), re.MULTILINE):
+            continue
+        module = importlib.import_module(f"spark_app.kpis.{path.stem}")
+        kpi = module.KPI
+        yield f"### kpis/{kpi.name}\n"
+        yield f"{inspect.getdoc(module)} Key: {', '.join(f'`{column}`' for column in kpi.key)}.\n"
+        yield f"{inspect.getdoc(kpi.compute)}\n"
+        if kpi.name in tables:
+            table = tables[kpi.name]
+            yield f"In DynamoDB: `{table['name']}`.\n"
+            rows = [(f"`{name}`", one["type"], f"`{one['column']}`") for name, one in table["attributes"].items()]
+            yield from _table(("attribute", "type", "from column"), rows)
+
+
+def _contracts() -> Iterator[str]:
+    yield "## Contracts\n"
+    for dataset in Dataset:
+        contract = load_contract(dataset)
+        yield f"### {dataset}/*.csv\n"
+        rows = [
+            (f"`{column.name}`", column.type, "yes" if column.required else "", column.description)
+            for column in contract.columns
+        ]
+        yield from _table(("column", "type", "required", "what it is"), rows)
+        rules = [
+            (
+                f"`{rule.reason}`",
+                f"`{rule.column}`",
+                _bounds(rule.check, rule.min, rule.max),
+                rule.severity,
+                rule.description,
+            )
+            for rule in contract.rules
+        ]
+        yield from _table(("reason", "column", "check", "severity", "why"), rules)
+
+
+def _bounds(check: str, lowest: object, highest: object) -> str:
+    if check != "range":
+        return check.replace("_", " ")
+    return f"{'' if lowest is None else lowest} to {'' if highest is None else highest}".strip()
+
+
+def _settings() -> Iterator[str]:
+    yield "## Settings\n"
+    yield "Of the Spark application; each can be set by `--set NAME=VALUE` or `MUSIC_KPIS_<NAME>`.\n"
+    rows, comment = [], ""
+    for line in (conf_dir() / "settings" / "default.toml").read_text("utf-8").splitlines():
+        if line.startswith("#"):
+            comment = f"{comment} {line.lstrip('# ')}".strip()
+        elif found := re.match(r"(\w+) = (.*)", line):
+            rows.append((f"`{found[1]}`", f"`{found[2]}`", comment or "see the line above"))
+            comment = ""
+        else:
+            comment = ""
+    yield from _table(("setting", "default", "what it does"), rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    if rows:
+        yield _row(head)
+        yield _row(["---"] * len(head))
+        yield from (_row([str(cell).replace("|", "\\|") for cell in row]) for row in rows)
+        yield ""
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(reference(), encoding="utf-8")
