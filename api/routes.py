@@ -31,6 +31,7 @@ DESCRIPTION = (
 CACHE = "private, max-age=60"
 MOST_DAYS = 100
 Page = TypeVar("Page", bound=BaseModel)
+App = TypeVar("App", bound=ApiGatewayResolver)
 
 
 def _iso(value: Any) -> Any:
@@ -145,7 +146,7 @@ class _NotModified(Exception):
         return Response(HTTPStatus.NOT_MODIFIED, headers={"Cache-Control": CACHE, "ETag": str(self)})
 
 
-def build(app: ApiGatewayResolver) -> ApiGatewayResolver:
+def build(app: App) -> App:
     """Give an app the routes, the errors and, at `/docs`, a page to try them."""
     app.include_router(router)
     app.enable_swagger(path="/docs", title=TITLE, version=VERSION, description=DESCRIPTION)

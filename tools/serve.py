@@ -40,7 +40,7 @@ def serve(port: int, *, open_browser: bool) -> None:
     say(f"KPI API: {address}/docs  (Ctrl-C ends it)")
     if open_browser and (sys.platform == "darwin" or os.environ.get("DISPLAY")):
         webbrowser.open(f"{address}/docs")
-    uvicorn.run("api.local:app", host="127.0.0.1", port=port, log_level="warning")
+    uvicorn.run("api.local:app", host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=2)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -234,6 +235,16 @@ def test_the_server_answers_as_the_function_does(get: Any, server: str) -> None:
         with urllib.request.urlopen(server + path) as answer:  # noqa: S310
             ours = get(path)
             assert (json.load(answer), answer.headers["ETag"]) == (ours.body, ours.headers["etag"])
+
+
+def test_many_requests_at_once_are_all_answered(server: str) -> None:
+    def ask(number: int) -> int:
+        path = f"/v1/top-songs/{DAY}/genre-{number:03d}"
+        with urllib.request.urlopen(server + path, timeout=60) as answer:  # noqa: S310
+            return int(answer.status)
+
+    with ThreadPoolExecutor(48) as pool:
+        assert set(pool.map(ask, range(96))) == {200}
 
 
 def test_schemathesis_finds_nothing(server: str, tmp_path: Path) -> None:
