@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Iterator, Sequence
 
-from kpi_common.conf_files import conf_dir, load_toml
+from kpi_common.conf_files import load_toml
 from kpi_common.contracts import Dataset, load_contract
 from tools.toolchain import ROOT
 
@@ -74,7 +74,7 @@ def _settings() -> Iterator[str]:
     yield "## Settings\n"
     yield "Of the Spark application; each can be set by `--set NAME=VALUE` or `MUSIC_KPIS_<NAME>`.\n"
     rows, comment = [], ""
-    for line in (conf_dir() / "settings" / "default.toml").read_text("utf-8").splitlines():
+    for line in (ROOT / "conf" / "settings" / "default.toml").read_text("utf-8").splitlines():
         if line.startswith("#"):
             comment = f"{comment} {line.lstrip('# ')}".strip()
         elif found := re.match(r"(\w+) = (.*)", line):
