@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import sys
+from pathlib import Path
 
 from tools.toolchain import (
     BUILD,
@@ -42,7 +43,17 @@ def get_playwright() -> None:
             env = network_environment(os.environ)
             get_uv(env)
             shutil.rmtree(FOLDER, ignore_errors=True)
-            install = [UV, "pip", "install", "--quiet", "--require-hashes", "--python", VENV_PYTHON, "--target", FOLDER]
+            install: list[str | Path] = [
+                UV,
+                "pip",
+                "install",
+                "--quiet",
+                "--require-hashes",
+                "--python",
+                VENV_PYTHON,
+                "--target",
+                FOLDER,
+            ]
             run([*install, "-r", lock], env, "uv could not install the packages of locks/browser.txt")
             mark_made_from(FOLDER, lock)
     if str(FOLDER) not in sys.path:
