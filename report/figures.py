@@ -22,7 +22,7 @@ from duckdb import DuckDBPyConnection
 
 from kpi_common.errors import StorageError, UsageError
 from kpi_common.files import Folder, open_lake, storage_for
-from lake_reader.duckdb_views import _delta_table as delta_table
+from lake_reader.duckdb_views import delta_table
 
 # What is read of each table; of some, just the last days.
 COLUMNS = {
