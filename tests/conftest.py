@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from pyspark import RDD, SparkContext
 from pyspark.serializers import BatchedSerializer
 from pyspark.sql import SparkSession
@@ -87,7 +88,12 @@ def _stop(session: SparkSession) -> None:
 
 
 def pytest_configure() -> None:
-    """Let tests find what `./build.sh` installed, and interrupt what they start, whatever starts them."""
+    """Let tests find what `./build.sh` installed, and interrupt what they start, whatever starts them.
+
+    On a busy machine anything may be slow: that is no finding.
+    """
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
     os.environ.setdefault("SPARK_HOME", str(spark_home()))
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what it runs in the background

@@ -198,7 +198,7 @@ def test_an_object_in_the_glacier_is_rejected_with_the_reason_of_s3(
 
 def test_a_file_that_runs_died_of_is_rejected_without_a_look(context: Context) -> None:
     file = a_file(etag=None)  # there is no such file
-    batch = Batch((file,), TrialGroup({file.name: "10-1"}, deaths=2))
+    batch = Batch((file,), TrialGroup({file.name: "10-1"}, deaths=3))
     (candidate,), _ = inspect_batch(context, batch, Ledger())
     assert candidate.version.reason == "run_died"
     assert "`files retry`" in (candidate.version.message or "")
