@@ -27,7 +27,7 @@ from kpi_pipeline.alerts.messages import Alert
 from kpi_pipeline.settings import AlertSettings
 
 SETTINGS = AlertSettings(alert_emails=("team@example.com",))
-ALERT = Alert("subject", "text")
+ALERT = Alert("run_failed", "error", "subject", "text")
 PASSWORD = "dont-tell-anybody"  # noqa: S105
 STARTTLS = {"disable_ssl": True}
 SSL = {"disable_tls": True}
