@@ -22,6 +22,7 @@ from duckdb import DuckDBPyConnection
 
 from kpi_common.errors import StorageError, UsageError
 from kpi_common.files import Folder, open_lake, storage_for
+from kpi_common.quality import quality_score
 from lake_reader.duckdb_views import delta_table
 
 # What is read of each table; of some, just the last days.
@@ -272,14 +273,6 @@ def _newest_quality(runs: Sequence[dict[str, Any]]) -> Iterator[tuple[str, dict[
     """Yield for each dataset what the newest run with rows of it found."""
     newest = {dataset: quality for run in runs for dataset, quality in run["quality"].items() if quality.get("rows")}
     yield from sorted(newest.items())
-
-
-def quality_score(run: dict[str, Any]) -> float | None:
-    """Return how many of 100 rows that a run read, those of rejected files too, are valid or just duplicates."""
-    read = sum(quality.get("rows", 0) for quality in run["quality"].values())
-    good = sum(counts["valid"] + counts["duplicates"] for counts in run["totals_by_dataset"].values())
-    score: float = 100 * good / read if read else 0
-    return round(score, 2) if read else None
 
 
 def _run_tables(runs: Sequence[dict[str, Any]]) -> Tables:

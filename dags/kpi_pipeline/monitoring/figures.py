@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from kpi_common.quality import quality_score
+
 # What a figure is of. Those of a group that a run has nothing of, such as the delivery's, stay as they were.
 Group = Literal["run", "success", "job", "delivery"]
 HELP = {
@@ -91,13 +93,6 @@ def delivery_figures(receipt: Mapping[str, Any], complete_through: str | None) -
     if complete_through is not None:
         instant = datetime.fromisoformat(complete_through).timestamp()
         yield Figure("delivery", "complete_through_timestamp_seconds", instant)
-
-
-def quality_score(result: Mapping[str, Any]) -> float | None:
-    """Return how many of 100 rows that a job read, those of rejected files too, are valid or just duplicates."""
-    read = sum(quality.get("rows", 0) for quality in result["quality"].values())
-    good = sum(counts["valid"] + counts["duplicates"] for counts in result["totals_by_dataset"].values())
-    return round(100 * good / read, 2) if read else None
 
 
 def _hours(billed: Mapping[str, float]) -> tuple[float | None, float | None]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from kpi_pipeline.monitoring.figures import quality_score
+from kpi_common.quality import quality_score
 from kpi_pipeline.settings import AlertSettings
 
 Shares = dict[str, float]

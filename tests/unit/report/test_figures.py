@@ -13,8 +13,9 @@ import duckdb
 import pytest
 
 from kpi_common.errors import UsageError
+from kpi_common.quality import quality_score
 from report.__main__ import REPORT, chart_libraries
-from report.figures import is_unusual, quality_score, read_figures, unusual_run
+from report.figures import is_unusual, read_figures, unusual_run
 from tests.support.kpi_lake import make_kpi_lake, run_result
 
 
