@@ -71,6 +71,7 @@ def history(spark: SparkSession, tmp_path: Path) -> History:
     return history
 
 
+@pytest.mark.long
 def test_a_stream_file_is_corrected_changed_back_and_withdrawn(history: History) -> None:
     history.run()
     # Listen (3, B) goes from this file, but the other one still has it; 27 June is new, its own 25 June shrinks.

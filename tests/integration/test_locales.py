@@ -16,7 +16,7 @@ from tests.integration.application import Application, NewFile
 from tests.integration.bad_files import HEADERS, rows
 from tools.spark_submit import submit_command, submit_environment
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 MODIFIED = datetime(2024, 12, 1, tzinfo=UTC)
 TURKISH = "-Duser.language=tr -Duser.country=TR -Dfile.encoding=ISO-8859-9"
@@ -27,9 +27,9 @@ ARABIC = "-Duser.language=ar -Duser.country=EG -Duser.variant=u-nu-arab -Dfile.e
     "machine",
     [
         {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "JAVA_TOOL_OPTIONS": TURKISH},
-        pytest.param({"LC_ALL": "POSIX", "PYTHONIOENCODING": "latin-1"}, marks=pytest.mark.long),
-        pytest.param({"LC_ALL": "tr_TR.ISO-8859-9", "LANGUAGE": "tr"}, marks=pytest.mark.long),
-        pytest.param({"LANG": "ar_EG", "JAVA_TOOL_OPTIONS": ARABIC}, marks=pytest.mark.long),
+        {"LC_ALL": "POSIX", "PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "tr_TR.ISO-8859-9", "LANGUAGE": "tr"},
+        {"LANG": "ar_EG", "JAVA_TOOL_OPTIONS": ARABIC},
     ],
     ids=["C, Java in Turkish", "POSIX, Python in Latin-1", "Turkish", "Arabic"],
 )
