@@ -27,7 +27,8 @@ not done again, no row is counted twice.
 | `clean_up` | deletes the run's intermediate files; those of a failed run are kept for some days | harmless; the next runs do it |
 
 A failed run can be continued: clear `claim_files` with all that comes after it. It takes the files of its manifest again.
-A run that was marked failed by hand leaves no job behind: the next run cancels it before it starts its own.
+A run that was marked failed by hand leaves no job behind: the next run cancels it before it starts its own. Airflow
+calls such a run a success once its teardown is done, as it skips all other tasks.
 The DAG `music_streaming_maintenance` compacts the lake once a week.
 
 ## When `run_spark_app` fails
