@@ -75,7 +75,8 @@ def test(*, quick: bool) -> int:
         if run_to_end(command, env | {"TZ": "UTC"}) != 0:
             failed.append(name)
     say("--- runs of the DAG")
-    command = [sys.executable, "-m", "pytest", "tests/e2e", "-m", "quick" if quick else "not long", "--durations=0", "-v"]
+    chosen = "quick" if quick else "not long"
+    command = [sys.executable, "-m", "pytest", "tests/e2e", "-m", chosen, "--durations=0", "-v"]
     if run_to_end(command, os.environ) != 0:
         failed.append("runs")
     return 1 if failed else 0
