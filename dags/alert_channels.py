@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import html
 import logging
-import os
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,14 +16,14 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow.configuration import conf
+from dag_support import AWS_CONN_ID, from_environment
 
 from kpi_common.errors import AppError
 from kpi_pipeline.alerts.messages import Alert
 from kpi_pipeline.emr.request import PIPELINE
 from kpi_pipeline.settings import AlertSettings
 
-AWS_CONN_ID = os.environ.get("MUSIC_KPIS_DAG_AWS_CONN_ID") or "aws_conn"
-SMTP_CONN_ID = os.environ.get("MUSIC_KPIS_DAG_SMTP_CONN_ID") or "smtp_default"
+SMTP_CONN_ID = from_environment("SMTP_CONN_ID", "smtp_default")
 SNS_CHARACTERS = 60_000  # of up to four bytes; SNS takes 256 KB
 SLACK_HEADER, SLACK_CHARACTERS, SLACK_BLOCKS = 150, 3000, 49  # what Slack takes
 

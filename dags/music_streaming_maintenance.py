@@ -80,15 +80,10 @@ with DAG(
 
     its = read_settings()
     request = build_job(its)
-    compact_lake = SparkJobOperator(
+    compact_lake = SparkJobOperator.of_request(
+        request,
         task_id="compact_lake",
         doc_md="Merges small files of the lake and deletes what is past its retention, on EMR Serverless.",
-        application_id=request["application_id"],
-        execution_role_arn=request["execution_role_arn"],
-        name=request["name"],
-        job_driver=request["job_driver"],
-        configuration_overrides=request["configuration_overrides"],
-        config=request["config"],
         aws_conn_id=AWS_CONN_ID,
         poll_seconds=POLL_SECONDS,
         deferrable=DEFERRABLE,

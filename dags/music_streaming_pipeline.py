@@ -288,15 +288,10 @@ with DAG(
     )
     claimed = claim_files(start["settings"])
     request = build_job(claimed)
-    run_spark_app = SparkJobOperator(
+    run_spark_app = SparkJobOperator.of_request(
+        request,
         task_id="run_spark_app",
         doc_md="Starts the Spark application on EMR Serverless, or adopts this run's job that is alive.",
-        application_id=request["application_id"],
-        execution_role_arn=request["execution_role_arn"],
-        name=request["name"],
-        job_driver=request["job_driver"],
-        configuration_overrides=request["configuration_overrides"],
-        config=request["config"],
         aws_conn_id=AWS_CONN_ID,
         poll_seconds=POLL_SECONDS,
         deferrable=DEFERRABLE,

@@ -26,6 +26,7 @@ except ImportError:  # Airflow 3.0
     from airflow.exceptions import AirflowException, AirflowFailException, TaskDeferralError, TaskDeferralTimeout
 
 RETURN_KEY = "return_value"
+REQUEST = ("application_id", "execution_role_arn", "name", "job_driver", "configuration_overrides", "config")
 RETRIES = {"retries": {"mode": "standard", "total_max_attempts": 9}}
 
 
@@ -49,13 +50,18 @@ def run_state(ti: Any, dag_id: str, current: str, prefix: str = "") -> Callable[
 class SparkJobOperator(EmrServerlessStartJobOperator):
     """Runs the job of `build_job`; returns its id and the place of its log, as `SparkJob`, as soon as it is known.
 
-    `run_prefix` stands before Airflow's run id in the request: jobs of several DAGs on a lake are told apart by it.
+    `run_prefix` stands before Airflow's run id in the request: jobs of several DAGs on a lake differ by it.
     """
 
     def __init__(self, *, poll_seconds: int = 30, run_prefix: str = "", **kwargs: Any) -> None:
         self.run_prefix = run_prefix
         kwargs = {"waiter_delay": poll_seconds, "botocore_config": RETRIES, "execution_timeout": None, **kwargs}
         super().__init__(enable_application_ui_links=True, **kwargs)
+
+    @classmethod
+    def of_request(cls, request: Any, **kwargs: Any) -> SparkJobOperator:
+        """Return the operator of what `build_job` returns."""
+        return cls(**{field: request[field] for field in REQUEST}, **kwargs)
 
     def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
         """Show the request as it is sent: each try has a client token and a run id of its own."""

@@ -80,6 +80,24 @@ def shared_s3_client() -> S3Client:
     return s3
 
 
+def credential_variables() -> dict[str, str]:
+    """Return the credentials that boto3 finds, as the environment variables in which others look for them.
+
+    Raises:
+        UsageError: there are none.
+    """
+    credentials = boto3.session.Session().get_credentials()
+    if credentials is None:
+        raise UsageError("s3:// needs AWS credentials, found in none of the usual places (AWS_PROFILE, …)")
+    frozen = credentials.get_frozen_credentials()
+    found = {
+        "AWS_ACCESS_KEY_ID": frozen.access_key,
+        "AWS_SECRET_ACCESS_KEY": frozen.secret_key,
+        "AWS_SESSION_TOKEN": frozen.token,
+    }
+    return {name: value for name, value in found.items() if value}
+
+
 def client_config(connections: int = 10, attempts: int = ATTEMPTS, read_timeout: float = READ_TIMEOUT_S) -> Config:
     """Return the settings of a client: standard retries (exponential backoff with jitter), limits of waiting in s."""
     return Config(

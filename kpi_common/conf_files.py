@@ -42,12 +42,12 @@ def _own_folder(named: str) -> Path:
         return Path(named)
     from kpi_common.s3_files import S3Storage  # boto3 takes a while to load
 
-    folder = Path(tempfile.mkdtemp(prefix="music-kpis-conf-"))
-    for stored in S3Storage().list_files(named):
+    folder, storage = Path(tempfile.mkdtemp(prefix="music-kpis-conf-")), S3Storage()
+    for stored in storage.list_files(named):
         if stored.relative.endswith((".toml", ".json", ".conf")) and ".." not in stored.relative.split("/"):
             target = folder / stored.relative
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(S3Storage().read(stored.uri) or b"")
+            target.write_bytes(storage.read(stored.uri) or b"")
     if not any(folder.iterdir()):
         raise UsageError(f"{CONF_DIR_VARIABLE}={named}: there are no files of conf/ there")
     return folder

@@ -113,9 +113,7 @@ def delta_table(uri: str) -> DeltaTable:
 
 def _s3_options() -> dict[str, str]:
     """Credentials, region and endpoint as boto3 finds them, in the words of deltalake."""
-    import boto3
-
-    from kpi_common.aws import shared_s3_client
+    from kpi_common.aws import credential_variables, shared_s3_client
 
     client = shared_s3_client()
     endpoint = client.meta.endpoint_url
@@ -124,12 +122,4 @@ def _s3_options() -> dict[str, str]:
         options["AWS_ALLOW_HTTP"] = "true"
     if client.meta.region_name:
         options["AWS_REGION"] = client.meta.region_name
-    if (found := boto3.session.Session().get_credentials()) is None:
-        raise UsageError("s3:// needs AWS credentials, found in none of the usual places (AWS_PROFILE, …)")
-    credentials = found.get_frozen_credentials()
-    keys = {
-        "AWS_ACCESS_KEY_ID": credentials.access_key,
-        "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
-        "AWS_SESSION_TOKEN": credentials.token,
-    }
-    return options | {name: value for name, value in keys.items() if value}
+    return options | credential_variables()

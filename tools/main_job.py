@@ -149,20 +149,11 @@ def prepare(uris: Sequence[str]) -> None:
         return
     import boto3
 
-    from spark_app.errors import UsageError
+    from kpi_common.aws import credential_variables
 
-    session = boto3.session.Session()
-    credentials = session.get_credentials()
-    if credentials is None:
-        raise UsageError("s3:// needs AWS credentials, found in none of the usual places (AWS_PROFILE, …)")
-    frozen = credentials.get_frozen_credentials()
-    found = {
-        "AWS_ACCESS_KEY_ID": frozen.access_key,
-        "AWS_SECRET_ACCESS_KEY": frozen.secret_key,
-        "AWS_SESSION_TOKEN": frozen.token,
-        "AWS_REGION": session.region_name,
-    }
-    os.environ.update({name: value for name, value in found.items() if value})
+    os.environ.update(credential_variables())
+    if region := boto3.session.Session().region_name:
+        os.environ["AWS_REGION"] = region
 
 
 def dynamodb_folder(lake: str) -> Path:

@@ -24,7 +24,7 @@ NAME_PATTERN = r"^[A-Za-z0-9_.-]*$"
 BUCKET_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 MEMORY_PATTERN = r"^[1-9][0-9]*[mMgG]$"
 SECRET_NAME = re.compile(r"password|passwd|secret|token|access\.?key|private\.?key", re.IGNORECASE)
-SECRET_REFERENCE = "EMR.secret@"  # noqa: S105 (how EMR Serverless is told to read a property from Secrets Manager)
+SECRET_REFERENCE = "EMR.secret@"  # noqa: S105 (EMR Serverless reads such a property from Secrets Manager)
 
 
 class _Settings(BaseModel):

@@ -1,6 +1,5 @@
 """Each channel's notifier, received by a real server that checks what the service documents."""
 
-import datetime as dt
 import json
 import re
 import ssl
@@ -12,10 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "dags"))
 
@@ -78,26 +73,6 @@ def pagerduty_problem(body: dict[str, Any]) -> str:
     if payload.get("severity") not in ("critical", "error", "warning", "info"):
         return "invalid severity"
     return "" if all(link["href"].startswith("http") for link in body.get("links", [])) else "invalid links"
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Key and self-signed certificate of localhost: PagerDuty's client takes no address without TLS."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
-    path.write_bytes(key.private_bytes(*pem) + made.public_bytes(serialization.Encoding.PEM))
-    return path
 
 
 @pytest.fixture

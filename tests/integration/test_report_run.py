@@ -11,13 +11,13 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from kpi_common.aws import shared_s3_client
 from kpi_pipeline import steps
 from kpi_pipeline.settings import load_pipeline_settings
 from spark_app.run.result import RunResult
-from tools.dynamodb_local import CREDENTIALS, free_port
+from tests.support.moto_server import moto_server
+from tools.dynamodb_local import CREDENTIALS
 
 BUCKET, RUN_ID = "reported", "manual__1"
 ROLE = "arn:aws:iam::123456789012:role/x"
@@ -26,11 +26,8 @@ DELIVERED = steps.Delivered(export="r1", export_seq=1, complete_through="2024-06
 
 @pytest.fixture(scope="module")
 def aws() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", free_port(), verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with moto_server() as address:
+        yield address
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from kpi_pipeline.files.claims import FAILED, PROCESSING, REJECTED, SUCCESS, Cla
 
 NOT_MENTIONED = "not_mentioned"
 REJECTIONS = ("rejected", "rejected_before")
-# superseded, withdrawn_before: the lake holds a newer version, or was told by hand not to hold it.
+# superseded, withdrawn_before: the lake holds a newer version, or this one was withdrawn by hand.
 IN_THE_LAKE = ("accepted", "already_staged", "superseded", "withdrawn_before")
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import boto3
 import jsonschema
 import pytest
-from moto.server import ThreadedMotoServer
 from prometheus_client.parser import text_string_to_metric_families
 
 from kpi_pipeline.monitoring.figures import HELP, Figure
 from kpi_pipeline.monitoring.sinks import to_cloudwatch, to_prometheus
 from kpi_pipeline.settings import PipelineSettings, load_pipeline_settings
-from tools.dynamodb_local import CREDENTIALS, free_port
+from tests.support.moto_server import moto_server
+from tools.dynamodb_local import CREDENTIALS
 
 FIGURES = [
     Figure("run", "run_succeeded", 1),
@@ -76,11 +76,8 @@ def settings(**given: Any) -> PipelineSettings:
 
 @pytest.fixture(scope="module")
 def aws() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", free_port(), verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with moto_server() as address:
+        yield address
 
 
 def test_cloudwatch_gets_embedded_metrics_with_their_values(aws: str, monkeypatch: pytest.MonkeyPatch) -> None:
