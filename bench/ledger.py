@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import BenchError, measure
-from spark_app.config.contracts import Dataset
+from kpi_common.contracts import Dataset
 from spark_app.ingest.file_ledger import Ledger, LedgerFolder
 from spark_app.lake.tables import Lake
 from spark_app.run.files import FileVersion, Status

@@ -20,10 +20,10 @@ from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
+from kpi_common.contracts import Dataset, load_contract
 from kpi_common.files import normalise
 from kpi_common.log import log, printable, set_log_context, set_up_logging, warn
 from spark_app import __version__, commands
-from spark_app.config.contracts import Dataset, load_contract
 from spark_app.config.dynamodb_layout import load_layout
 from spark_app.config.settings import Settings, load_settings
 from spark_app.errors import AppError, LockLostError, StorageError, UsageError

@@ -9,10 +9,10 @@ from datetime import date, timedelta
 
 from pyspark.sql import DataFrame
 
+from kpi_common.contracts import Dataset
 from kpi_common.errors import first_of
 from kpi_common.files import storage_for
 from kpi_common.log import log
-from spark_app.config.contracts import Dataset
 from spark_app.errors import NothingUsableError, UsageError
 from spark_app.export.export import delete_old_exports, export_changes
 from spark_app.ingest.acceptance import judge_references, judge_streams, require_references

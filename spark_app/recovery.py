@@ -9,8 +9,8 @@ from dataclasses import replace
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from kpi_common.contracts import Dataset
 from kpi_common.log import warn
-from spark_app.config.contracts import Dataset
 from spark_app.ingest.delta_ledger import convert_ledger
 from spark_app.ingest.file_ledger import Ledger, LedgerFolder
 from spark_app.lake.delta_tables import LogGoneError, Table

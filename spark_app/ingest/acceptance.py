@@ -12,8 +12,8 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from kpi_common.contracts import Contract, Dataset, load_contract
 from kpi_common.errors import first_of
-from spark_app.config.contracts import Contract, Dataset, load_contract
 from spark_app.config.settings import Settings
 from spark_app.errors import AuditError, NothingUsableError
 from spark_app.ingest.candidates import Candidate, FileRows, Judged, of_files, updated

@@ -10,10 +10,10 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from kpi_common.contracts import Dataset, load_contract
 from kpi_common.errors import shortened
 from kpi_common.log import warn
 from kpi_common.preflight import shown_names
-from spark_app.config.contracts import Dataset, load_contract
 from spark_app.ingest.csv_records import SourceFile
 from spark_app.ingest.discovery import GONE, LEFT_ALONE, STILL_CHANGING
 from spark_app.ingest.file_profile import FileProfile, quality

@@ -22,9 +22,9 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from kpi_common.aws import new_client, plain_aws_errors
+from kpi_common.contracts import Contract, Dataset, load_contract
 from kpi_common.files import join, storage_for
 from kpi_common.log import log, warn
-from spark_app.config.contracts import Contract, Dataset, load_contract
 from spark_app.config.settings import Settings
 from spark_app.errors import AppError, UsageError
 from spark_app.ingest.discovery import Listing

@@ -9,8 +9,8 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from kpi_common.contracts import Dataset
 from kpi_common.log import log
-from spark_app.config.contracts import Dataset
 from spark_app.errors import UsageError
 from spark_app.ingest.file_ledger import Ledger, LedgerFolder, newest_accepted
 from spark_app.lake.tables import Lake

@@ -12,9 +12,9 @@ from typing import Any
 import jsonschema
 
 from kpi_common.conf_files import load_schema
+from kpi_common.contracts import Dataset
 from kpi_common.files import StoredFile, is_s3, join, normalise, storage_for
 from kpi_common.log import warn
-from spark_app.config.contracts import Dataset
 from spark_app.errors import UsageError
 from spark_app.run.files import InputFile
 

@@ -18,8 +18,8 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter
 
+from kpi_common.contracts import Dataset
 from kpi_common.files import join, storage_for
-from spark_app.config.contracts import Dataset
 from spark_app.run.files import FileVersion, InputFile, Status
 from spark_app.run.state import GuardedFile, StateFile
 

@@ -11,7 +11,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from spark_app.config.contracts import Contract, Severity
+from kpi_common.contracts import Contract, Severity
 from spark_app.config.settings import Settings
 from spark_app.ingest.csv_records import Block
 from spark_app.ingest.validation import Checked

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from kpi_common.contracts import Dataset, load_contract
 from kpi_common.log import log, warn
-from spark_app.config.contracts import Dataset, load_contract
 from spark_app.config.settings import Settings
 from spark_app.errors import AuditError
 from spark_app.ingest.candidates import Candidate

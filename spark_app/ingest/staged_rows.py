@@ -9,7 +9,7 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from spark_app.config.contracts import Dataset
+from kpi_common.contracts import Dataset
 from spark_app.ingest.validation import Checked
 from spark_app.spark.columns import age_band, instant_to_local
 

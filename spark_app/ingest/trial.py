@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from spark_app.config.contracts import Dataset
+from kpi_common.contracts import Dataset
 from spark_app.errors import AppError
 from spark_app.run.files import InputFile
 from spark_app.run.state import LakeState, StateFile, TrialGroup

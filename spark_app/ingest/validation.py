@@ -16,9 +16,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from kpi_common.contracts import BROKEN_QUOTES
-from spark_app.config.contracts import Column as ContractColumn
-from spark_app.config.contracts import Contract, Rule, Severity
+from kpi_common.contracts import BROKEN_QUOTES, Contract, Rule, Severity
+from kpi_common.contracts import Column as ContractColumn
 from spark_app.config.settings import Settings
 from spark_app.ingest.csv_records import UNCLOSED_QUOTE, WRONG_COLUMN_COUNT
 from spark_app.spark.columns import instant_to_local, local_to_instant, names_list, optimizer_barrier

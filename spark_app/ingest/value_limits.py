@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from spark_app.config.contracts import Dataset
+from kpi_common.contracts import Dataset
 from spark_app.config.settings import Settings
 from spark_app.ingest.file_profile import FileProfile
 from spark_app.ingest.validation import Checked

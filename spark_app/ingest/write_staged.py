@@ -10,7 +10,7 @@ from functools import reduce
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_app.config.contracts import Dataset
+from kpi_common.contracts import Dataset
 from spark_app.errors import AuditError
 from spark_app.ingest.candidates import Candidate, FileRows, Judged, of_files, updated
 from spark_app.ingest.csv_records import number_lines

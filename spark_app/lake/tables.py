@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kpi_common.contracts import Dataset
 from kpi_common.files import join, storage_for
-from spark_app.config.contracts import Dataset
 from spark_app.config.settings import Settings
 from spark_app.errors import UsageError
 from spark_app.lake.delta_tables import Table

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pyspark.sql import functions as F
 
-from spark_app.config.contracts import Dataset
+from kpi_common.contracts import Dataset
 from spark_app.kpis import all_kpis
 from spark_app.kpis.song_catalogue import changed_tracks, changed_users, current_songs, current_users
 from spark_app.lake.delta_tables import LogGoneError, Table

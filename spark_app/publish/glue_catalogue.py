@@ -12,9 +12,9 @@ from pyspark.sql import types as T
 
 from kpi_common.aws import client_config, error_code, new_client, plain_aws_errors
 from kpi_common.conf_files import load_toml
+from kpi_common.contracts import Dataset
 from kpi_common.files import is_s3
 from kpi_common.log import log
-from spark_app.config.contracts import Dataset
 from spark_app.errors import AppError
 from spark_app.kpis import all_kpis
 from spark_app.lake.delta_tables import Table

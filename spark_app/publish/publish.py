@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from kpi_common.contracts import Dataset
 from kpi_common.log import log
-from spark_app.config.contracts import Dataset
 from spark_app.errors import AuditError
 from spark_app.kpis import all_kpis
 from spark_app.kpis.inputs import Staged, kpi_inputs, rows_per_date

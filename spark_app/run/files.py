@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from spark_app.config.contracts import Dataset
+from kpi_common.contracts import Dataset
 
 UNREAD = "unread"  # the etag of a local file that was rejected before its content was read
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from kpi_common.contracts import Dataset
 from kpi_common.files import join
-from spark_app.config.contracts import Dataset
 from spark_app.errors import LockLostError, UsageError
 from spark_app.lake.tables import Lake
 from spark_app.run.files import FileVersion

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from spark_app.config.contracts import WHITE_SPACE
+from kpi_common.contracts import WHITE_SPACE
 
 NAMES_SEPARATOR = ";"
 _AGES, _OLDEST = (18, 25, 35, 45, 55, 65), 130

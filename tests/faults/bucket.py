@@ -15,7 +15,7 @@ from typing import Any
 import boto3
 from mypy_boto3_dynamodb import DynamoDBClient
 
-from spark_app.config.contracts import Dataset
+from kpi_common.contracts import Dataset
 from spark_app.run.files import InputFile
 from spark_app.run.result import FileOutcome, RunResult
 from tests.faults.content import OF_A_RUN, plain

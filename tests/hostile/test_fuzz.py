@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from spark_app.config.contracts import Dataset
+from kpi_common.contracts import Dataset
 from spark_app.config.settings import load_settings
 from spark_app.ingest.discovery import is_ignored
 from spark_app.ingest.preflight import inspect_file

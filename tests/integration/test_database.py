@@ -15,8 +15,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyspark.sql import SparkSession
 
+from kpi_common.contracts import Dataset
 from spark_app.cli import main
-from spark_app.config.contracts import Dataset
 from spark_app.errors import UsageError
 from spark_app.ingest.database import DatabaseError, Source, _options, sources, with_databases
 from spark_app.ingest.discovery import Listing

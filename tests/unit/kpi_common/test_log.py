@@ -6,8 +6,8 @@ import logging
 import pytest
 
 from kpi_common import log
+from kpi_common.contracts import Dataset
 from spark_app.cli import _print_error, _print_table
-from spark_app.config.contracts import Dataset
 from spark_app.errors import AppError
 from spark_app.run.files import FileVersion, Status
 from tests.unit.spark_app.builders import FILE_TIME

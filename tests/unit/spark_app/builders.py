@@ -8,7 +8,7 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_app.config.contracts import Contract, Dataset, load_contract
+from kpi_common.contracts import Contract, Dataset, load_contract
 from spark_app.config.settings import Settings, load_settings
 from spark_app.ingest.csv_records import RECORD_SCHEMA, split_fields
 from spark_app.ingest.validation import Checked, check

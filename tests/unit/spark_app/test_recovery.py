@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from spark_app.config.contracts import Dataset
+from kpi_common.contracts import Dataset
 from spark_app.errors import UsageError
 from spark_app.ingest import write_staged
 from spark_app.ingest.file_ledger import LedgerFolder

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from spark_app.config.contracts import Dataset
+from kpi_common.contracts import Dataset
 from spark_app.ingest.file_ledger import Ledger
 from spark_app.run.files import FileVersion, InputFile, Status
 

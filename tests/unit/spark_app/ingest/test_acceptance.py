@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from spark_app.config.contracts import Dataset
+from kpi_common.contracts import Dataset
 from spark_app.errors import AuditError, NothingUsableError
 from spark_app.ingest.acceptance import require_references
 from spark_app.ingest.candidates import Judged

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_app.config.contracts import Dataset, load_contract
+from kpi_common.contracts import Dataset, load_contract
 from spark_app.ingest import csv_records as records
 from spark_app.ingest.csv_records import Block, SourceFile, line_records, number_lines, quoted_records, split_records
 from tests.unit.spark_app.builders import FILE_TIME, HEADERS, fields

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from spark_app.config.contracts import Dataset
+from kpi_common.contracts import Dataset
 from spark_app.errors import UsageError
 from spark_app.ingest.discovery import is_ignored, list_input, read_manifest
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from spark_app.config.contracts import Dataset
+from kpi_common.contracts import Dataset
 from spark_app.errors import LockLostError
 from spark_app.ingest import file_ledger
 from spark_app.ingest.file_ledger import Decision, Ledger, LedgerFolder, newest_accepted, shard_of

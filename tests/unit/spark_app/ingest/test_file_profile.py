@@ -5,7 +5,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from spark_app.config.contracts import Dataset, load_contract
+from kpi_common.contracts import Dataset, load_contract
 from spark_app.ingest.file_profile import (
     FileProfile,
     References,

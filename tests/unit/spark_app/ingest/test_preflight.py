@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from kpi_common import preflight as common
+from kpi_common.contracts import Dataset, load_contract
 from kpi_common.preflight import FileLimits, FileScan, shown_names
-from spark_app.config.contracts import Dataset, load_contract
 from spark_app.config.settings import Settings
 from spark_app.ingest.preflight import Inspection, inspect_file, inspect_files, rejection_hint
 from spark_app.run.files import InputFile

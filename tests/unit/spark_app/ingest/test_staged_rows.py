@@ -7,7 +7,7 @@ from chispa import assert_df_equality
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_app.config.contracts import Dataset
+from kpi_common.contracts import Dataset
 from spark_app.ingest.staged_rows import quarantine_records, staged_songs, staged_streams, staged_users
 from spark_app.lake.delta_tables import Table
 from tests.unit.spark_app.builders import FILE_TIME, checked, instant

@@ -6,7 +6,7 @@ from chispa import assert_column_equality
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from spark_app.config.contracts import Dataset, Severity, load_contract
+from kpi_common.contracts import Dataset, Severity, load_contract
 from spark_app.ingest.csv_records import split_fields
 from spark_app.ingest.validation import check, warning_notes
 from spark_app.spark.columns import age_band, instant_to_local, local_to_instant, names_list

@@ -3,7 +3,7 @@ from datetime import date, timedelta
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from spark_app.config.contracts import Dataset
+from kpi_common.contracts import Dataset
 from spark_app.ingest.file_profile import FileProfile
 from spark_app.ingest.staged_rows import listen_day
 from spark_app.ingest.validation import Checked

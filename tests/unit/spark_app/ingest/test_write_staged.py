@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from spark_app.config.contracts import Dataset
+from kpi_common.contracts import Dataset
 from spark_app.errors import AuditError
 from spark_app.ingest.write_staged import Written, count_written, delete_old_rows
 from spark_app.run.files import Status

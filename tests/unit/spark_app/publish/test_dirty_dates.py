@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from spark_app.config.contracts import Dataset
+from kpi_common.contracts import Dataset
 from spark_app.config.settings import load_settings
 from spark_app.kpis import all_kpis
 from spark_app.lake.tables import Lake

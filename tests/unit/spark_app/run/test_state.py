@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from kpi_common.contracts import Dataset
 from kpi_common.files import LocalStorage
-from spark_app.config.contracts import Dataset
 from spark_app.errors import LockLostError, UsageError
 from spark_app.lake.tables import Lake
 from spark_app.run.files import Status

@@ -5,8 +5,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from kpi_common.conf_files import CONF_DIR_VARIABLE
+from kpi_common.contracts import Dataset, Severity, load_contract
 from kpi_common.preflight import FileLimits, FileScan
-from spark_app.config.contracts import Dataset, Severity, load_contract
 from spark_app.errors import UsageError
 from tests.unit.spark_app.builders import checked
 
