@@ -29,6 +29,7 @@ from spark_app.ingest.staged_rows import (
 from spark_app.run.context import Context
 from spark_app.run.files import Status
 from spark_app.spark.local_frames import local_frame
+from spark_app.spark.session import tasks_at_once
 
 _ROWS_PER_TASK = 250_000
 
@@ -105,9 +106,9 @@ def _write_staged(context: Context, dataset: Dataset, judged: Judged) -> int:
     assert kept is not None  # noqa: S101 (there are accepted files)
     if dataset is Dataset.STREAMS:
         rows = sum(c.profile.kept for c in members)
-        partitions = max(context.spark.sparkContext.defaultParallelism, 1 + rows // _ROWS_PER_TASK)
-        zone = context.settings.kpi_time_zone
-        frame = staged_streams(kept, zone, _files_per_day(context, kept, members), partitions)
+        files_per_day = _files_per_day(context, kept, members)
+        partitions = max(tasks_at_once(context.spark), files_per_day, 1 + rows // _ROWS_PER_TASK)
+        frame = staged_streams(kept, context.settings.kpi_time_zone, files_per_day, partitions)
     elif dataset is Dataset.SONGS:
         frame = staged_songs(kept, _file_names(context, members)).coalesce(1)
     else:

@@ -16,7 +16,6 @@ from spark_app.kpis.hours import hour_number, hour_of_number, hours_per_day
 
 MAX_GENRES = 512  # of which a listener's day has a bit each; with more, listeners are counted by plain queries
 _BITS = 64  # of a bigint
-_BYTE = 8
 _PARTS = 16
 
 
@@ -133,19 +132,15 @@ def unique_listeners_of_genres(
 
 
 def _count_bits(listener_days: DataFrame, columns: Sequence[str]) -> DataFrame:
-    """Grain: (listen_date, bit), with unique_listeners, in how many rows the bit is set; bits run on over the columns.
-
-    Equal bytes are counted first, as they are few.
-    """
-    parts = [(column, shift) for column in columns for shift in range(0, _BITS, _BYTE)]
-    pairs = (f"{at}, cast(shiftrightunsigned({name}, {shift}) & 255 AS int)" for at, (name, shift) in enumerate(parts))
-    stacked = F.expr(f"stack({len(parts)}, {', '.join(pairs)}) AS (position, byte)")
-    bytes_set = listener_days.select("listen_date", stacked).where(F.col("byte") != 0)
-    counted = bytes_set.groupBy("listen_date", "position", "byte").agg(F.count(F.lit(1)).alias("users"))
-    bits = counted.select("*", F.explode(F.sequence(F.lit(0), F.lit(_BYTE - 1))).alias("at"))
-    bits = bits.where(F.expr("(shiftright(byte, at) & 1) = 1"))
-    number = (F.col("position") * F.lit(_BYTE) + F.col("at")).alias("bit")
-    return bits.groupBy("listen_date", number).agg(F.sum("users").alias("unique_listeners"))
+    """Grain: (listen_date, bit), with unique_listeners, the rows that have the bit set; bits run on over the columns."""
+    words = F.expr(
+        f"stack({len(columns)}, {', '.join(f'{n}, {name}' for n, name in enumerate(columns))}) AS (word, set)"
+    )
+    some_set = listener_days.select("listen_date", words).where(F.col("set") != 0)
+    bits = some_set.select("*", F.explode(F.sequence(F.lit(0), F.lit(_BITS - 1))).alias("at"))
+    bits = bits.where(F.expr("(shiftright(set, at) & 1) = 1"))
+    number = (F.col("word") * F.lit(_BITS) + F.col("at")).alias("bit")
+    return bits.groupBy("listen_date", number).agg(F.count(F.lit(1)).alias("unique_listeners"))
 
 
 def _genre_columns(genres: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ from spark_app.publish.dirty_dates import DirtyDates, all_dates
 from spark_app.run.context import Context
 from spark_app.run.state import Progress
 from spark_app.spark.kept_frames import KeptFrames
-from spark_app.spark.session import plans_for
+from spark_app.spark.session import plans_for, tasks_at_once
 
 _TABLES_AT_ONCE = 3
 
@@ -62,7 +62,7 @@ def _read_staged(context: Context, dates: list[str], versions: Progress) -> Stag
 def _write(context: Context, frames: dict[str, DataFrame], dates: list[str]) -> None:
     """Replace these dates in every KPI table; the tables are independent, so they are written side by side."""
     condition = f"listen_date IN ({', '.join(f'DATE{date!r}' for date in dates)})"
-    tasks = min(len(dates), context.spark.sparkContext.defaultParallelism)
+    tasks = min(len(dates), tasks_at_once(context.spark))
 
     def write(name: str) -> tuple[str, int]:
         frame = frames[name].repartition(tasks, "listen_date") if tasks > 1 else frames[name].coalesce(1)

@@ -42,13 +42,15 @@ REQUIRED = {
 _SHUFFLE_PARTITIONS = "spark.sql.shuffle.partitions"
 _ROWS_PER_SHUFFLE_PARTITION = 500_000
 _BYTES_PER_ROW = 50
-LITTLE_DATA_BYTES = 16_000_000
+LITTLE_DATA_BYTES = 8_000_000
 # To make Java code of a plan, and to plan anew after each shuffle, takes much longer than little data do.
 FOR_LITTLE_DATA = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.sql.adaptive.enabled": "false",
-    _SHUFFLE_PARTITIONS: "2",
+    # Each task unpacks the plan anew, and of little data there is nothing to share among tasks.
+    _SHUFFLE_PARTITIONS: "1",
+    "spark.sql.leafNodeDefaultParallelism": "1",
 }
 # What Python asks Java for thousands of times in a run: classes, and members of them.
 _OFTEN_USED = {"functions": ("col", "lit", "when", "coalesce", "expr"), "PythonUtils": ("toSeq",)}
@@ -149,14 +151,19 @@ def plans_for(spark: SparkSession, *, rows: int = 0, data_bytes: int = 0) -> Ite
     partitions = max(int(spark.conf.get(_SHUFFLE_PARTITIONS) or 0), 1 + rows // _ROWS_PER_SHUFFLE_PARTITION)
     little = rows * _BYTES_PER_ROW + data_bytes < LITTLE_DATA_BYTES
     wanted = FOR_LITTLE_DATA if little else {_SHUFFLE_PARTITIONS: str(partitions)}
-    before = {name: str(spark.conf.get(name)) for name in wanted}
+    before = {name: spark.conf.get(name, None) for name in wanted}
     try:
         for name, value in wanted.items():
             spark.conf.set(name, value)
         yield
     finally:
-        for name, value in before.items():
-            spark.conf.set(name, value)
+        for name, old in before.items():
+            spark.conf.unset(name) if old is None else spark.conf.set(name, old)
+
+
+def tasks_at_once(spark: SparkSession) -> int:
+    """How many tasks a query should have that gains by each core, with the plans that are set."""
+    return min(spark.sparkContext.defaultParallelism, int(spark.conf.get(_SHUFFLE_PARTITIONS) or 1))
 
 
 def _s3_options() -> dict[str, str]:

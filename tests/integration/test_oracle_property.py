@@ -1,7 +1,8 @@
 """The application and the independent engine find the same, cell by cell, whatever comes in.
 
-An example costs several Spark runs, so each is large and they are few: one in the short run of the tests, three in
-`./build.sh test --all`. `KPI_PROPERTY_EXAMPLES=50` looks for more, and then not for the same ones each time.
+An example costs several Spark runs, so each is large and they are few: one in the short run of the tests, with the
+plans of little data, four in `./build.sh test --all`. `KPI_PROPERTY_EXAMPLES=50` looks for more, and then not for the
+same ones each time.
 """
 
 import os
@@ -51,13 +52,20 @@ def _check(spark: SparkSession, scenario: Scenario, directory: Path) -> Applicat
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("as_for_many_rows")
 def test_every_cell_and_every_fate_agrees(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With numbers for the tracks and joins by hashes, as runs of a million listens have them."""
-    for module in ("kpis.inputs",):
-        monkeypatch.setattr(f"spark_app.{module}.MANY_ROWS", 0)
+    """With joins by hashes, as runs of a million listens have them."""
+    monkeypatch.setattr("spark_app.kpis.inputs.MANY_ROWS", 0)
     application = _check(spark, make_scenario(1, "Australia/Lord_Howe", "America/St_Johns"), tmp_path)
     _check_that_another_run_makes_no_commit(application)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("as_for_many_rows")
+def test_every_cell_agrees_with_the_plans_of_many_rows(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spark_app.kpis.inputs.MANY_ROWS", 0)
+    _check(spark, make_scenario(7, "Asia/Kolkata", "Europe/Berlin"), tmp_path)
 
 
 def _check_that_another_run_makes_no_commit(application: Application) -> None:

@@ -147,7 +147,9 @@ def test_the_number_goes_on_after_the_release_before_and_after_exports_that_are_
 
 
 @pytest.mark.parametrize("damaged", ["exports/one/manifest.json", "ops/export_seq.json"])
-@pytest.mark.parametrize("text", ["", "[]", "{}", "\x00"])
+@pytest.mark.parametrize(
+    "text", [pytest.param("", marks=pytest.mark.long), "[]", pytest.param("{}", marks=pytest.mark.long), "\x00"]
+)
 def test_a_damaged_file_does_not_stop_new_exports(new_run: Callable[[str], Run], damaged: str, text: str) -> None:
     one, two = new_run("one"), new_run("two")
     one.export()
@@ -165,8 +167,14 @@ POINTS = [
 ]
 
 
-@pytest.mark.parametrize("delivered", [True, False])
-@pytest.mark.parametrize(("method", "path"), POINTS)
+@pytest.mark.parametrize(
+    ("method", "path", "delivered"),
+    [
+        pytest.param(*point, delivered, marks=[pytest.mark.long] * (delivered is (number % 2 == 0)))
+        for number, point in enumerate(POINTS)
+        for delivered in (True, False)
+    ],
+)
 def test_what_a_run_exports_that_was_asleep_never_has_a_number_above_newer_figures(
     new_run: Callable[[str], Run], monkeypatch: pytest.MonkeyPatch, method: str, path: str, *, delivered: bool
 ) -> None:

@@ -72,3 +72,10 @@ def test_plays_of_hours_and_their_top_names(spark: SparkSession, seed: int, zone
     ranked = of_artists.agg(F.count("user_id").alias("play_count")).withColumn("rank", F.row_number().over(order))
     found = counting.top_of_each_hour(given.plays, given.artists, "artist", PLACES, zone)
     assert_same_rows(found, ranked.where(F.col("rank") <= PLACES))
+
+
+@pytest.mark.usefixtures("as_for_many_rows")
+def test_the_same_with_the_plans_of_many_rows(spark: SparkSession) -> None:
+    """With generated code and adaptive execution, which the other tests leave out as runs on little data do."""
+    test_listeners_of_hours_and_genres(spark, *CASES[1])
+    test_plays_of_hours_and_their_top_names(spark, *CASES[1])
