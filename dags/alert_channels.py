@@ -13,10 +13,8 @@ import ssl
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-from urllib.parse import quote
 
-from airflow.configuration import conf
-from dag_support import AWS_CONN_ID, from_environment
+from dag_support import AWS_CONN_ID, address_of, from_environment
 
 from kpi_common.errors import AppError
 from kpi_pipeline.alerts.messages import Alert
@@ -132,7 +130,7 @@ def pagerduty(settings: AlertSettings, alert: Alert) -> Any:
         source=PIPELINE,
         dedup_key=f"{PIPELINE} {alert.kind}",
         custom_details={"text": alert.text},
-        links=[{"href": url, "text": "Airflow"} for url in [_address(alert)] if url],
+        links=[{"href": url, "text": "Airflow"} for url in [address_of(alert.dag_id, alert.run_id)] if url],
     )
     notifier.hook = RegionalHook(pagerduty_events_conn_id=settings.alert_pagerduty_conn_id)
     return notifier
@@ -146,12 +144,6 @@ CHANNELS: dict[str, Callable[[AlertSettings, Alert], Any]] = {
 }
 
 
-def _address(alert: Alert) -> str:
-    """Return the address of the run in Airflow's UI, or of the DAG; "" where Airflow doesn't know its own."""
-    base = conf.get("api", "base_url", fallback="").rstrip("/")
-    return f"{base}/dags/{PIPELINE}{f'/runs/{quote(alert.run_id)}' if alert.run_id else ''}" if base else ""
-
-
 def send(settings: AlertSettings, alert: Alert | None) -> list[str]:
     """Send by all channels that are set and return their names; the failure of one does not keep the others back.
 
@@ -161,7 +153,7 @@ def send(settings: AlertSettings, alert: Alert | None) -> list[str]:
     sent, errors = [], []
     if alert is None:
         return sent
-    if address := _address(alert):
+    if address := address_of(alert.dag_id, alert.run_id):
         alert = replace(alert, text=f"{alert.text}\n\nIn Airflow: {address}")
     for name, notifier_of in CHANNELS.items():
         try:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
+from airflow.configuration import conf
 from airflow.sdk import Asset, Param, Variable
 
+from kpi_pipeline.errors import public_reason
 from kpi_pipeline.settings import (
     SETTINGS_VARIABLE,
     AlertSettings,
@@ -85,18 +88,30 @@ def send(settings: AlertSettings | dict[str, Any], alert: Any) -> None:
     send_by_channels(settings, alert)
 
 
+def address_of(dag_id: str, run_id: str = "", task_id: str = "") -> str:
+    """Return the address of a DAG, run or task in Airflow's UI; "" where Airflow doesn't know its own."""
+    base = conf.get("api", "base_url", fallback="").rstrip("/")
+    parts = (("dags", dag_id), ("runs", run_id), ("tasks", task_id))
+    return "/".join((base, *(f"{kind}/{quote(name)}" for kind, name in parts if name))) if base else ""
+
+
+def _reason(context: Any) -> str:
+    """Return what may leave the log of a failed task; "" where it isn't known."""
+    ti, error = context["ti"], context.get("exception")
+    log = address_of(ti.dag_id, context["run_id"], ti.task_id) or f"task {ti.task_id} in Airflow"
+    return public_reason(error, log) if isinstance(error, BaseException) else ""
+
+
 def note_failure(context: Any) -> None:
     """Keep the reason of a failed task for `mark_failed`, also where it failed after its function had returned."""
-    error = context.get("exception")
-    context["ti"].xcom_push(key=FAILURE_KEY, value=f"{type(error).__name__}: {error}"[:1000] if error else "")
+    context["ti"].xcom_push(key=FAILURE_KEY, value=_reason(context))
 
 
 def alert_of_task(context: Any) -> None:
     """Send an alert of a failed task that no other task tells of."""
-    from kpi_pipeline.alerts.messages import alert
+    from kpi_pipeline.alerts.messages import NO_REASON, alert
 
-    task_id = context["ti"].task_id
-    lines = [f"Task {task_id} of run {context['run_id']} has failed: {context.get('exception')}"]
-    subject = f"{context['ti'].dag_id}: {task_id} failed"
-    failed = alert("task_failed", "critical", subject, lines, context["run_id"])
+    dag_id, task_id, run_id = context["ti"].dag_id, context["ti"].task_id, context["run_id"]
+    lines = [f"Task {task_id} of run {run_id} has failed: {_reason(context) or NO_REASON}"]
+    failed = alert("task_failed", "critical", f"{dag_id}: {task_id} failed", lines, run_id, dag_id)
     send(load_alert_settings(*lookups(context["params"])), failed)

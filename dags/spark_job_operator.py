@@ -158,4 +158,4 @@ class SparkJobOperator(EmrServerlessStartJobOperator):
         failure = emr_job.failure_of(job, result)
         raise (AirflowFailException if failure.exit_code_of_job in emr_job.FINAL_EXIT_CODES else AirflowException)(
             str(failure)
-        )
+        ) from failure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kpi_common.errors import AppError
+from kpi_common.errors import AppError, shortened
 
 
 class ExportError(AppError):
@@ -56,9 +56,26 @@ class JobFailedError(AppError):
 
     Args:
         message: EMR's words, the application's reason, where the log is.
+        public: the same without what quotes others.
         exit_code_of_job: what the application ended with, if that is known.
     """
 
-    def __init__(self, message: str, exit_code_of_job: int | None) -> None:
+    def __init__(self, message: str, public: str, exit_code_of_job: int | None) -> None:
         super().__init__(message)
+        self.public = shortened(public)
         self.exit_code_of_job = exit_code_of_job
+
+
+def public_reason(error: BaseException, log: str) -> str:
+    """Return what may leave the log of a failure: the message of our own errors, of all others the class alone.
+
+    Others' messages may quote rows, and with them personal data, or secrets.
+
+    Args:
+        error: what was raised, or raised from an error of our own.
+        log: where the whole message is.
+    """
+    own = next((one for one in (error, error.__cause__) if isinstance(one, AppError)), None)
+    if own is None:
+        return f"{type(error).__name__}; its message is only in the log: {log}"
+    return f"{type(own).__name__}: {getattr(own, 'public', own)}"

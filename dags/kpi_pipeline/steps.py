@@ -282,7 +282,7 @@ def mark_failed(
         found = _ended_job(its, run_id, job)
         result = None if found is None else emr_job.read_result(emr_job.result_uri(found))
         if found is not None and JOB_TASK in failures:
-            failures[JOB_TASK] = failures[JOB_TASK] or str(emr_job.failure_of(found, result))
+            failures[JOB_TASK] = failures[JOB_TASK] or emr_job.failure_of(found, result).public
     except AppError as error:
         warn("it is not known how the Spark job ended", run_id=run_id, reason=str(error))
     shown = {} if found is None else {"job_id": found["jobRunId"], "log": emr_job.log_location(found)}

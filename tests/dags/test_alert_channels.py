@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "dags"))
 
 import alert_channels
+import dag_support
 
-from kpi_pipeline.alerts.messages import alert, files_not_taken
+from kpi_common.errors import AppError
+from kpi_pipeline.alerts.messages import alert, files_not_taken, run_failed
+from kpi_pipeline.errors import JobFailedError
 from kpi_pipeline.files.outcome import FileOutcomes
 from kpi_pipeline.settings import AlertSettings, load_pipeline_settings
 
@@ -139,3 +143,63 @@ def test_no_channel_that_takes_it_is_an_error(sink: list[Any]) -> None:
     with pytest.raises(alert_channels.AlertError, match="Slack"):
         alert_channels.send(gone, alert("late", "error", "late", ["text"]))
     assert sink == []
+
+
+PERSONAL = "4711,Jane Doe,31,Norway"
+SECRET = "password=hunter2"  # noqa: S105
+TASK = "https://airflow.example.com/dags/music_streaming_pipeline/runs/r%201/tasks/claim_files"
+
+
+def failed_task(error: BaseException | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """The context of a failed task, and what it hands on by XCom."""
+    pushed: dict[str, str] = {}
+    ti = SimpleNamespace(
+        dag_id="music_streaming_pipeline",
+        task_id="claim_files",
+        xcom_push=lambda key, value: pushed.update({key: value}),
+    )
+    params = {"alert_slack_conn_id": "team_slack", "alert_pagerduty_conn_id": "team_pagerduty"}
+    return {"ti": ti, "run_id": "r 1", "exception": error, "params": params}, pushed
+
+
+def raised(error: Exception, cause: Exception | None = None) -> Exception:
+    """An exception as it is after it was raised."""
+    try:
+        raise error from cause
+    except Exception as found:  # noqa: BLE001 (it is the one)
+        return found
+
+
+FAILED = JobFailedError(f"EMR says: {PERSONAL} {SECRET}", "the Spark job j1 is FAILED", 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (raised(ValueError(f"{PERSONAL} {SECRET}")), f"ValueError; its message is only in the log: {TASK}"),
+        (raised(KeyError(PERSONAL), ValueError(SECRET)), f"KeyError; its message is only in the log: {TASK}"),
+        (raised(AppError("lake.json is newer")), "AppError: lake.json is newer"),
+        (raised(RuntimeError(str(FAILED)), FAILED), "JobFailedError: the Spark job j1 is FAILED"),
+        (None, "No failure message recorded; see the task log"),
+    ],
+    ids=["foreign", "foreign, of a foreign one", "our own", "Airflow's, of our own", "unknown"],
+)
+@pytest.mark.parametrize("by", ["mark_failed", "its own alert"])
+def test_only_our_own_errors_words_leave_the_log(
+    sink: list[Any], monkeypatch: pytest.MonkeyPatch, error: Exception | None, told: str, by: str
+) -> None:
+    context, pushed = failed_task(error)
+    if by == "mark_failed":
+        dag_support.note_failure(context)
+        failures = {"claim_files": pushed[dag_support.FAILURE_KEY]}
+        alert_channels.send(BOTH, run_failed("r 1", failures, FileOutcomes(), {}))
+    else:
+        monkeypatch.setattr(dag_support.Variable, "get", lambda *_, default: default)
+        dag_support.alert_of_task(context)
+    (_, slack), (_, pagerduty) = sink
+    slack_text = "".join(block["text"]["text"] for block in slack["blocks"])
+    for text in (slack_text, pagerduty["payload"]["custom_details"]["text"]):
+        assert told in text
+        assert "claim_files" in text
+    for hidden in (PERSONAL, "Jane", SECRET):
+        assert hidden not in json.dumps(sink)

@@ -32,13 +32,17 @@ class Alert:
     subject: str
     text: str
     run_id: str = ""
+    dag_id: str = PIPELINE
 
 
-def alert(kind: str, severity: Severity, subject: str, lines: Iterable[str], run_id: str = "") -> Alert:
+def alert(
+    kind: str, severity: Severity, subject: str, lines: Iterable[str], run_id: str = "", dag_id: str = PIPELINE
+) -> Alert:
     """Return an alert of lines that may hold names of files and words of others."""
     subject = printable(subject)
     subject = subject if len(subject) <= MAX_SUBJECT else f"{subject[: MAX_SUBJECT - 3]}..."
-    return Alert(kind, severity, subject, "\n".join(printable(line)[:MAX_LINE] for line in lines), run_id)
+    text = "\n".join(printable(line)[:MAX_LINE] for line in lines)
+    return Alert(kind, severity, subject, text, run_id, dag_id)
 
 
 def run_failed(

@@ -22,6 +22,7 @@ from kpi_pipeline.errors import JobFailedError, ResultError
 LIVE_STATES = ("SUBMITTED", "PENDING", "SCHEDULED", "QUEUED", "RUNNING", "CANCELLING")
 TERMINAL_STATES = frozenset({"SUCCESS", "FAILED", "CANCELLED"})
 FINAL_EXIT_CODES = frozenset({2, 3, 4})  # trying the same again has the same end
+OWN_LINE = re.compile(r"(?:^|[|\n]|exceptions:) *error: ([^|\n]{1,500})")
 MARGIN = timedelta(minutes=30)  # for the application's start and EMR's own queue, beside the execution timeout
 CANCEL_TIMEOUT_S = 600.0
 CANCEL_POLL_S = 2.0
@@ -137,17 +138,20 @@ def failure_of(job: Job, result: Mapping[str, Any] | None) -> JobFailedError:
     """Return the error that tells why a job failed: EMR's words, the application's reason, where the log is."""
     details = str(job.get("stateDetails") or "")
     exit_code = _exit_code(details, result)
-    parts = [f"the Spark job {job['jobRunId']} is {job['state']}"]
-    if exit_code is not None:
-        parts[0] += f" with exit code {exit_code}"
-    if result is not None and result.get("error"):
-        parts.append(f"reason: {result['error']['code']}: {result['error']['message'][:1000]}")
-    elif result is None:
-        parts.append("the application wrote no result")
-    if details:
-        parts.append(f"EMR says: {details[:1000]}")
-    parts.append(f"log: {log_location(job)}")
-    return JobFailedError("; ".join(parts), exit_code)
+    end = f"the Spark job {job['jobRunId']} is {job['state']}"
+    end += "" if exit_code is None else f" with exit code {exit_code}"
+    reason = public_reason = "the application wrote no result" if result is None else ""
+    if result is None and exit_code in FINAL_EXIT_CODES and (own := OWN_LINE.findall(details)):
+        public_reason += f"; reason: {own[-1].strip()}"  # only the application ends so, and says why
+    if result is not None and (error := result.get("error")):
+        reason = public_reason = f"reason: {error['code']}: {error['message'][:1000]}"
+        if error["code"] == "unexpected":  # not the application's own words: `_unexpected` of spark_app/cli.py
+            public_reason = f"reason: unexpected: {error['message'].partition(':')[0]}"
+    said = f"EMR says: {details[:1000]}" if details else ""
+    ran = result is not None or exit_code is not None or "exception" in details.lower()  # so EMR quotes its output
+    log_at = f"log: {log_location(job)}"
+    message, public = (end, reason, said, log_at), (end, public_reason, "" if ran else said, log_at)
+    return JobFailedError("; ".join(filter(None, message)), "; ".join(filter(None, public)), exit_code)
 
 
 def log_location(job: Job) -> str:

@@ -106,3 +106,29 @@ def test_a_failure_tells_exit_code_reason_and_log() -> None:
     failure = emr_job.failure_of(ended("Job failed. ExitCode: 1. x"), result("audit_failed", 4, message="rows missing"))
     assert failure.exit_code_of_job == 4
     assert "audit_failed: rows missing" in str(failure)
+
+
+ROW = "4711,Jane Doe,31,Norway"
+QUOTED = f"Job failed. ExitCode: 1. Last few exceptions: SparkException: malformed record {ROW}"
+
+
+@pytest.mark.parametrize(
+    ("details", "known", "public"),
+    [
+        (QUOTED, None, "with exit code 1; the application wrote no result; log: s3://"),
+        (QUOTED, result("unexpected", message=f"Py4JJavaError: a: {ROW}"), "reason: unexpected: Py4JJavaError; log: "),
+        (QUOTED, result("lock_lost", message="the lake's lock"), "reason: lock_lost: the lake's lock; log: s3://"),
+        (
+            f"ExitCode: 2. Last few exceptions: WARN {ROW} | error: setting `max_files` is 'none' | Exception: {ROW}",
+            None,
+            "with exit code 2; the application wrote no result; reason: setting `max_files` is 'none'; log: s3://",
+        ),
+        ("Image could not be pulled", None, "wrote no result; EMR says: Image could not be pulled; log: s3://"),
+    ],
+    ids=["no result", "unexpected", "our own", "our own line", "never ran"],
+)
+def test_what_leaves_the_log_quotes_nobody_else(details: str, known: dict[str, Any] | None, public: str) -> None:
+    failure = emr_job.failure_of(ended(details), known)
+    assert public in failure.public
+    assert ROW not in failure.public
+    assert details in str(failure), "the log has it all"
