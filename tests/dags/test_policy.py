@@ -1,11 +1,13 @@
 """Every DAG file keeps to this policy, on every Airflow that we support."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -14,10 +16,12 @@ PIPELINE = DAGS / "music_streaming_pipeline.py"
 MAINTENANCE = DAGS / "music_streaming_maintenance.py"
 DAG_FILES = sorted(path for path in DAGS.glob("*.py") if "DAG(" in path.read_text("utf-8"))
 
-# Imports a DAG file as Airflow's processor does, with sockets closed and without pyspark, and tells what it found.
-PARSE = """
-import importlib.util, json, os, socket, sys, time
-import airflow, airflow.sdk  # the processor has it loaded before it parses a file
+# Imports DAG files as Airflow's processor does, each in a fork of a process that has Airflow loaded: with sockets
+# closed and without pyspark. It tells what it found.
+PROCESSOR = """
+import importlib.util, json, os, socket, sys, traceback
+import airflow, airflow.sdk
+import airflow.providers.amazon.aws.operators.emr, airflow.providers.amazon.aws.sensors.s3  # as it does by itself
 
 class NoNetwork(socket.socket):
     def connect(self, *_):
@@ -29,69 +33,107 @@ class NoSpark:
         if name.split(".")[0] in ("pyspark", "delta", "spark_app"):
             raise ImportError(f"{name} must not be needed to parse a DAG")
 
-socket.socket = NoNetwork
-sys.meta_path.insert(0, NoSpark())
-opened = []
-def note(event, args):
-    if event == "open" and args[1] not in (None, "r", "rb"):
-        opened.append(str(args[0]))
+def is_xcom(value):
+    return type(value).__name__ == "PlainXComArg"
 
-sys.addaudithook(note)
-sys.path.insert(0, sys.argv[1])
-spec = importlib.util.spec_from_file_location("dag_under_test", sys.argv[2])
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-from airflow.sdk import DAG
-dags = [value for value in vars(module).values() if isinstance(value, DAG)]
-told = [{
-    "dag_id": dag.dag_id,
-    "tags": sorted(dag.tags),
-    "doc_md": dag.doc_md or "",
-    "max_active_runs": dag.max_active_runs,
-    "catchup": dag.catchup,
-    "schedule": str(dag.timetable.__class__.__name__),
-    "params": {name: dag.params.get_param(name).schema for name in dag.params},
-    "tasks": {task.task_id: {
-        "owner": task.owner,
-        "retries": task.retries,
-        "retry_seconds": task.retry_delay.total_seconds(),
-        "trigger_rule": str(getattr(task.trigger_rule, "value", task.trigger_rule)),
-        "downstream": sorted(task.downstream_task_ids),
-        "upstream": sorted(task.upstream_task_ids),
-        "doc": (getattr(task, "doc_md", None) or getattr(task, "partial_kwargs", {}).get("doc_md") or "").strip(),
-        "deferrable": getattr(task, "deferrable", None),
-        "callback": bool(getattr(task, "partial_kwargs", vars(task)).get("on_failure_callback")),
-        "teardown": task.is_teardown,
-        "templated": sorted(n for n in task.template_fields if type(getattr(task, n, 0)).__name__ == "PlainXComArg"),
-        "outlets": sorted(asset.name for asset in getattr(task, "outlets", None) or []),
-    } for task in dag.tasks},
-} for dag in dags]
-print("RESULT" + json.dumps({"dags": told, "written": opened, "pyspark": "pyspark" in sys.modules}))
+def parse(folder, path, settings):
+    os.environ.update(settings)
+    socket.socket = NoNetwork
+    sys.meta_path.insert(0, NoSpark())
+    opened = []
+    def note(event, args):
+        if event == "open" and args[1] not in (None, "r", "rb"):
+            opened.append(str(args[0]))
+
+    sys.addaudithook(note)
+    sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location("dag_under_test", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    dags = [value for value in vars(module).values() if isinstance(value, airflow.sdk.DAG)]
+    told = [{
+        "dag_id": dag.dag_id,
+        "tags": sorted(dag.tags),
+        "doc_md": dag.doc_md or "",
+        "max_active_runs": dag.max_active_runs,
+        "catchup": dag.catchup,
+        "schedule": str(dag.timetable.__class__.__name__),
+        "params": {name: dag.params.get_param(name).schema for name in dag.params},
+        "tasks": {task.task_id: {
+            "owner": task.owner,
+            "retries": task.retries,
+            "retry_seconds": task.retry_delay.total_seconds(),
+            "trigger_rule": str(getattr(task.trigger_rule, "value", task.trigger_rule)),
+            "downstream": sorted(task.downstream_task_ids),
+            "upstream": sorted(task.upstream_task_ids),
+            "doc": (getattr(task, "doc_md", None) or getattr(task, "partial_kwargs", {}).get("doc_md") or "").strip(),
+            "deferrable": getattr(task, "deferrable", None),
+            "callback": bool(getattr(task, "partial_kwargs", vars(task)).get("on_failure_callback")),
+            "teardown": task.is_teardown,
+            "templated": sorted(n for n in task.template_fields if is_xcom(getattr(task, n, 0))),
+            "outlets": sorted(asset.name for asset in getattr(task, "outlets", None) or []),
+        } for task in dag.tasks},
+    } for dag in dags]
+    return {"dags": told, "written": opened, "pyspark": "pyspark" in sys.modules}
+
+for line in sys.stdin:
+    if os.fork() == 0:
+        try:
+            answer = parse(*json.loads(line))
+        except Exception:
+            answer = {"error": traceback.format_exc()}
+        os.write(int(sys.argv[1]), (json.dumps(answer) + "\\n").encode())
+        os._exit(0)
+    os.wait()
 """
 
 
-def parse(path: Path, folder: Path = DAGS, **settings: str) -> dict[str, Any]:
-    """What a fresh process finds in a DAG file, without any Airflow database."""
+@functools.cache
+def processor() -> tuple[subprocess.Popen[str], IO[str]]:
+    """The process, and what it answers by; its environment has no Airflow database."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "AWS_", "MUSIC_KPIS_", "PYTHON"))}
     home = {"AIRFLOW_HOME": os.environ["AIRFLOW_HOME"], "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
-    environment = {**clean, **home, **{f"MUSIC_KPIS_DAG_{name}": value for name, value in settings.items()}}
-    done = subprocess.run(
-        [sys.executable, "-c", PARSE, str(folder), str(path)],
-        env=environment,
-        capture_output=True,
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROCESSOR, str(writing)],
+        env={**clean, **home},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         text=True,
-        check=False,
+        pass_fds=[writing],
     )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
-    if not lines:
-        raise ImportError(done.stderr[-3000:])
-    result: dict[str, Any] = json.loads(lines[0].removeprefix("RESULT"))
+    os.close(writing)
+    return process, os.fdopen(reading)
+
+
+@functools.cache
+def parse(path: Path, folder: Path = DAGS, **settings: str) -> dict[str, Any]:
+    """What Airflow's processor finds in a DAG file."""
+    process, answers = processor()
+    assert process.stdin is not None
+    environment = {f"MUSIC_KPIS_DAG_{name}": value for name, value in settings.items()}
+    process.stdin.write(json.dumps([str(folder), str(path), environment]) + "\n")
+    process.stdin.flush()
+    result: dict[str, Any] = json.loads(answers.readline())
+    if "error" in result:
+        raise ImportError(result["error"])
     return result
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warmed_up() -> Iterator[None]:
+    """Airflow's own modules are compiled, and what it writes once is written."""
+    for path in DAG_FILES:
+        parse(path, WARM="up")
+    yield
+    process, _ = processor()
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait()
 
 
 @pytest.fixture(scope="module", params=DAG_FILES, ids=lambda path: path.name)
 def parsed(request: pytest.FixtureRequest) -> dict[str, Any]:
-    parse(request.param)  # Airflow's own modules are compiled, and what it writes once is written
     return parse(request.param)
 
 
@@ -156,14 +198,8 @@ def test_any_failure_is_alerted_and_fails_the_run(tasks: dict[str, Any]) -> None
 
 def test_edges_follow_from_arguments(tasks: dict[str, Any]) -> None:
     assert tasks["run_spark_app"]["upstream"] == ["build_job"]
-    assert tasks["run_spark_app"]["templated"] >= [
-        "application_id",
-        "config",
-        "configuration_overrides",
-        "execution_role_arn",
-        "job_driver",
-        "name",
-    ]
+    request = {"application_id", "config", "configuration_overrides", "execution_role_arn", "job_driver", "name"}
+    assert request <= set(tasks["run_spark_app"]["templated"]), "the request would not be seen as it is sent"
     for name in ("validate_inputs", "build_job", "prepare_delivery", "write_to_dynamodb", "mark_as_processed"):
         assert "claim_files" in tasks[name]["upstream"], name
     assert tasks["verify_dynamodb"]["outlets"] == ["music_streaming_kpis_dynamodb", "music_streaming_kpis_lake"]
