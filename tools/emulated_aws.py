@@ -10,6 +10,7 @@ EMR Serverless really runs jobs: see `emulated_emr.py`.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import logging
@@ -45,10 +46,15 @@ class EmulatedAwsError(Exception):
 class EmulatedAws:
     """The services, as long as the `with` block lasts."""
 
-    def __init__(self, folder: Path, image: str | None = None, *, dynamodb: DynamoDBLocal | None = None) -> None:
-        """Keep logs in `folder`, run jobs in `image` where Docker has it, use a DynamoDB that runs or start one."""
+    def __init__(
+        self, folder: Path, image: str | None = None, *, dynamodb: DynamoDBLocal | None = None, warm: bool = False
+    ) -> None:
+        """Keep logs in `folder`, run jobs in `image` where Docker has it, use a DynamoDB that runs or start one.
+
+        `warm`: jobs that run on this machine share drivers that stay up.
+        """
         self.folder = folder
-        self._image = image
+        self._options = [*(["--warm"] if warm else []), *(["--image", image] if image else [])]
         self._own_dynamodb = dynamodb is None
         self.dynamodb = dynamodb or DynamoDBLocal()
         self._process: subprocess.Popen[bytes] | None = None
@@ -112,7 +118,7 @@ class EmulatedAws:
         command = [sys.executable, "-m", "tools.emulated_aws", str(self.port), str(self.folder)]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [*command, *([self._image] if self._image else [])],
+                [*command, *self._options],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -150,14 +156,14 @@ class EmulatedAws:
             return False
 
 
-def serve(port: int, folder: Path, image: str | None) -> int:
+def serve(port: int, folder: Path, image: str | None, *, warm: bool) -> int:
     """Serve until standard input closes, then end all jobs."""
     from moto.server import ThreadedMotoServer
 
     from tools.emulated_emr import Runs, extend_moto, job_environment
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    runs = Runs(folder, job_environment(f"http://127.0.0.1:{port}", CREDENTIALS), image)
+    runs = Runs(folder, job_environment(f"http://127.0.0.1:{port}", CREDENTIALS), image, warm=warm)
     extend_moto(runs)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port)
     server.start()
@@ -167,6 +173,17 @@ def serve(port: int, folder: Path, image: str | None) -> int:
     return 0
 
 
+def main() -> int:
+    """Read the command line and serve."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("port", type=int)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--image")
+    parser.add_argument("--warm", action="store_true")
+    options = parser.parse_args()
+    return serve(options.port, options.folder, options.image, warm=options.warm)
+
+
 if __name__ == "__main__":
     os.environ.setdefault("MOTO_ALLOW_NONEXISTENT_REGION", "true")
-    raise SystemExit(serve(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None))
+    raise SystemExit(main())

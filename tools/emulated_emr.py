@@ -23,10 +23,12 @@ from tools.emulated_jobs import (
     direct_command,
     has_image,
     image_command,
+    last_errors,
     remove_container,
     upload_logs,
     when_over,
 )
+from tools.warm_drivers import WarmDrivers
 
 LIVE_STATES = frozenset({"SUBMITTED", "PENDING", "SCHEDULED", "RUNNING", "CANCELLING"})
 DEFAULT_TIMEOUT_MINUTES = 720
@@ -35,10 +37,11 @@ DEFAULT_TIMEOUT_MINUTES = 720
 class Runs:
     """The jobs of a server: threads that run them, and what is known of each beyond moto's model."""
 
-    def __init__(self, folder: Path, environ: dict[str, str], image: str | None) -> None:
+    def __init__(self, folder: Path, environ: dict[str, str], image: str | None, *, warm: bool = False) -> None:
         self.folder = folder
         self.environ = environ
         self.image = image
+        self.drivers = WarmDrivers(folder / "drivers") if warm else None
         self.lock = threading.Lock()
         self.stopped: dict[str, threading.Event] = {}
         self.threads: list[threading.Thread] = []
@@ -60,6 +63,8 @@ class Runs:
             event.set()
         for thread in self.threads:
             thread.join()
+        if self.drivers is not None:
+            self.drivers.stop_all()
 
     def _run(self, run: models.JobRun) -> None:
         try:
@@ -82,7 +87,8 @@ class Runs:
         self._set(run, "SCHEDULED")
         if stopped.wait(0.2):
             return "CANCELLED", "Job run was cancelled"
-        job = Job(command, env, logs)
+        start = self.drivers.start if self.drivers is not None and container is None else Job
+        job = start(command, env, logs)
         self._set(run, "RUNNING")
         how, code = when_over(job, run.execution_timeout_minutes * 60, stopped)
         if container is not None:
@@ -96,7 +102,7 @@ class Runs:
             return "SUCCESS", ""
         return "FAILED", (
             "Job failed, please check complete logs in configured logging destination. "
-            f"ExitCode: {code}. Last few exceptions: {job.last_errors()}"
+            f"ExitCode: {code}. Last few exceptions: {last_errors(logs)}"
         )
 
     def _put(self, bucket: str, key: str, content: bytes) -> None:

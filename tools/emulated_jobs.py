@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tools.container import AWS_VARIABLES, HOME, ISOLATION
 from tools.docker_engine import docker
@@ -113,6 +113,16 @@ class JobRequest:
         return conf
 
 
+class AnyJob(Protocol):
+    """A job that runs by itself, or in a driver that stays up."""
+
+    def wait(self, seconds: float) -> int | None:
+        """Return the exit code, or None when the job still runs after `seconds`."""
+
+    def stop(self) -> None:
+        """Ask the job to end, kill it if it doesn't; returns when it is gone."""
+
+
 class Job:
     """A running job: its process, its logs and its end."""
 
@@ -149,13 +159,14 @@ class Job:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
-    def last_errors(self) -> str:
-        """Return the last lines that tell of an error, else the last lines."""
-        # spark-submit passes all that a Python program prints on to its own standard output.
-        texts = [(self.logs / name).read_text("utf-8", errors="replace") for name in ("stderr", "stdout")]
-        lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
-        telling = [line for line in lines if "error" in line.lower() or "exception" in line.lower()]
-        return " | ".join((telling or lines)[-LINES_TOLD:])
+
+def last_errors(logs: Path) -> str:
+    """Return the last lines of a job's logs that tell of an error, else the last lines."""
+    # spark-submit passes all that a Python program prints on to its own standard output.
+    texts = [(logs / name).read_text("utf-8", errors="replace") for name in ("stderr", "stdout")]
+    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if "error" in line.lower() or "exception" in line.lower()]
+    return " | ".join((telling or lines)[-LINES_TOLD:])
 
 
 def upload_logs(
@@ -232,7 +243,7 @@ def remove_container(name: str) -> None:
     docker("rm", "--force", name, check=False)
 
 
-def when_over(job: Job, timeout_s: float, is_stopped: threading.Event) -> tuple[str, int | None]:
+def when_over(job: AnyJob, timeout_s: float, is_stopped: threading.Event) -> tuple[str, int | None]:
     """Wait for a job and return how it ended (`ended`, `stopped` or `timed out`) and its exit code."""
     deadline = time.monotonic() + timeout_s
     while True:

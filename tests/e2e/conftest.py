@@ -53,14 +53,14 @@ def source() -> Source:
 
 @pytest.fixture(scope="session")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedAws]:
-    """The services; jobs run directly on this machine."""
-    with EmulatedAws(tmp_path_factory.mktemp("aws")) as services:
+    """The services; jobs run directly on this machine, and share a driver: that of the first one."""
+    with EmulatedAws(tmp_path_factory.mktemp("aws"), warm=True) as services:
         yield services
 
 
 @pytest.fixture(scope="session")
 def aws_with_image(tmp_path_factory: pytest.TempPathFactory, aws: EmulatedAws) -> Iterator[EmulatedAws]:
-    """The same, with jobs in the local image where Docker has it."""
+    """The same, with jobs in the local image where Docker has it, else by a `spark-submit` of their own."""
     with EmulatedAws(tmp_path_factory.mktemp("aws-image"), IMAGE, dynamodb=aws.dynamodb) as services:
         yield services
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -90,6 +91,34 @@ def test_a_cancelled_job_is_gone(aws: EmulatedAws) -> None:
     assert processes() == []
     with pytest.raises(ClientError, match="terminal state CANCELLED"):
         emr.cancel_job_run(applicationId=application, jobRunId=job_id)
+
+
+def test_jobs_with_the_same_settings_share_a_driver_that_stays_up(
+    tmp_path: Path, dynamodb_server: DynamoDBLocal
+) -> None:
+    with EmulatedAws(tmp_path, dynamodb=dynamodb_server, warm=True) as aws:
+        s3 = aws.client("s3")
+        s3.create_bucket(Bucket="jobs", CreateBucketConfiguration={"LocationConstraint": s3.meta.region_name})
+        application = aws.create_application()
+
+        def drivers() -> list[str]:
+            return sorted(path.name for path in (tmp_path / "drivers").iterdir())
+
+        for token in ("one", "two"):
+            wrong = ("run", "--input", "s3://jobs/raw", "--lake", "s3://jobs/lake", "--set", f"nonsense_{token}=1")
+            job, _ = wait(aws, application, start(aws, application, token, *wrong), "SUCCESS", "FAILED")
+            assert "ExitCode: 2" in job["stateDetails"]
+            assert f"nonsense_{token}" in job["stateDetails"], "each has logs of its own"
+        assert drivers() == ["0"]
+
+        held = ("export", "--lake", "s3://jobs/lake")
+        s3.put_object(Bucket="jobs", Key="lake/ops/lake.lock", Body=b'{"lease_seconds": 600}')
+        job_id = start(aws, application, "three", *held)
+        wait(aws, application, job_id, "RUNNING")
+        aws.client("emr-serverless").cancel_job_run(applicationId=application, jobRunId=job_id)
+        wait(aws, application, job_id, "CANCELLED")
+        commands = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+        assert not any(str(tmp_path / "drivers") in command for command in commands)
 
 
 def test_parameters_are_handed_on_but_for_what_names_files_of_the_image() -> None:
