@@ -7,6 +7,7 @@ run.states()                                         # {"claim_files": "success"
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -15,6 +16,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -33,6 +36,7 @@ DAGS = ROOT / "dags"
 DATABASE = "airflow.db"
 ASSETS = ("music_streaming_kpis_dynamodb", "music_streaming_kpis_lake", "music_streaming_runs")
 RUN_TIMEOUT_S = 900
+API_PATIENCE_S = 30
 
 
 @dataclass(frozen=True)
@@ -110,12 +114,14 @@ class Airflow:
         if (self.home / DATABASE).exists():
             return
         template = BUILD / "airflow" / f"database-{self.version.name}"
-        if not is_made_from(template, self.version.lock):
-            shutil.rmtree(template, ignore_errors=True)
-            template.mkdir(parents=True)
-            maker = Airflow(self.version, template, {})
-            maker.command("db", "migrate")
-            mark_made_from(template, self.version.lock)
+        with template.with_suffix(".lock").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if not is_made_from(template, self.version.lock):
+                shutil.rmtree(template, ignore_errors=True)
+                template.mkdir(parents=True)
+                maker = Airflow(self.version, template, {})
+                maker.command("db", "migrate")
+                mark_made_from(template, self.version.lock)
         shutil.copyfile(template / DATABASE, self.home / DATABASE)
         if self.version.name == "3.0":
             self._activate_assets()
@@ -145,7 +151,9 @@ class Airflow:
         """Start `airflow dags test` in a process group of its own; `log` of the home gets its output."""
         self.prepare()
         now = datetime.now(UTC).isoformat(timespec="microseconds")
+        # Only the DAG's own file is parsed; it has the DAG's name.
         command = [str(self.version.command), "dags", "test", dag_id, now, "--conf", json.dumps(dict(params or {}))]
+        command += ["--dagfile-path", str(self.dags / f"{dag_id}.py")]
         with self.log.open("a") as log:
             return subprocess.Popen(
                 command,
@@ -158,7 +166,10 @@ class Airflow:
             )
 
     def request(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Ask the REST API of a running `scheduler`, as the UI does."""
+        """Ask the REST API of a running `scheduler`, as the UI does; what it can't answer is asked again.
+
+        SQLite refuses a write now and then while another goes on; the API then answers with 500.
+        """
 
         def send(url: str, token: str = "") -> dict[str, Any]:
             data = None if content is None or not token else json.dumps(content).encode()
@@ -168,9 +179,26 @@ class Airflow:
                 found: dict[str, Any] = json.load(answer)
                 return found
 
-        address = f"http://127.0.0.1:{self.port}"
-        token = send(f"{address}/auth/token")["access_token"]
-        return send(f"{address}/api/v2/{path}", token)
+        deadline = time.monotonic() + API_PATIENCE_S
+        while True:
+            try:
+                token = send(f"{self.url}/auth/token")["access_token"]
+                return send(f"{self.url}/api/v2/{path}", token)
+            except urllib.error.HTTPError as error:
+                if error.code < 500 or time.monotonic() > deadline:
+                    raise
+            time.sleep(1)
+
+    def answers(self) -> bool:
+        """Whether the API is up."""
+        with suppress(urllib.error.URLError, ConnectionError):
+            return bool(self.request("GET", f"dags/{DAG_ID}"))
+        return False
+
+    @property
+    def url(self) -> str:
+        """Where a running `scheduler` has its UI and API."""
+        return f"http://127.0.0.1:{self.port}"
 
     @contextmanager
     def scheduler(self, port_of_ui: int = 0) -> Iterator[subprocess.Popen[bytes]]:
@@ -189,6 +217,8 @@ class Airflow:
             "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__API__WORKERS": "1",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+            # Half a core is busy with it where files are parsed again and again: only people edit them meanwhile.
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30" if port_of_ui else "3600",
         }
         with self.log.open("ab") as log:
             process = subprocess.Popen(
@@ -248,6 +278,13 @@ class Airflow:
             if row is None:
                 return None
             return DagRun(row[0], row[1], tuple(self._tasks(database, dag_id, row[0])))
+
+    def state_of_run(self, dag_id: str, run_id: str) -> str | None:
+        """Return the state of a run; None where there is none of that id."""
+        with self._database() as database:
+            query = "select state from dag_run where dag_id = ? and run_id = ?"
+            found = database.execute(query, (dag_id, run_id)).fetchone()
+            return None if found is None else str(found[0])
 
     def state_of_first_run(self, dag_id: str = DAG_ID) -> str | None:
         """Return the state of the oldest run."""
