@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from tools.airflow_tools import AIRFLOWS, NEWEST, RUN_WITH, get_airflow, install
 from tools.emulated_aws import ROLE, EmulatedAws
 from tools.emulated_jobs import has_image
 from tools.main_job import sample_data, say
-from tools.processes import StoppedBySignal, run_to_end, signals_raise
+from tools.processes import StoppedBySignal, run_to_end, signals_raise, started
 from tools.toolchain import BUILD, ROOT, ToolchainError
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     where.add_argument("--no-image", dest="image", action="store_const", const=None, help="run the Spark job directly")
     parser.add_argument("--ui", action="store_true", help="start Airflow with its web UI and leave it up")
     parser.add_argument("--test", action="store_true", help="run the tests of the DAG instead")
-    parser.add_argument("--quick", action="store_true", help="with --test: only the most telling ones")
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--quick", action="store_true", help="with --test: only the most telling ones")
+    extent.add_argument("--all", action="store_true", help="with --test: the long ones too, on all of MWAA's images")
     return parser.parse_args(arguments)
 
 
@@ -54,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     try:
         with signals_raise():
-            return test(quick=options.quick) if options.test else run(options)
+            return test(options) if options.test else run(options)
     except StoppedBySignal as stop:
         return stop.exit_code
     except ToolchainError as error:
@@ -62,23 +65,31 @@ def main(arguments: Sequence[str]) -> int:
         return 1
 
 
-def test(*, quick: bool) -> int:
-    """Hold every DAG against the policy on both Airflows, import it on the others, then run it in all its cases."""
+def test(options: argparse.Namespace) -> int:
+    """Run the DAG in all its cases and, at the same time, hold every DAG against the policy on both Airflows.
+
+    On Airflows between these two, for `--all`, only what depends on Airflow's and the provider's own code is tried.
+    """
     env = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "AWS_", "MUSIC_KPIS_", "PYTHON"))}
+    chosen = "quick" if options.quick else "not sample" if options.all else "not long"
+    runs = [sys.executable, "-m", "pytest", "tests/e2e", "-m", chosen, "--durations=0", "-v"]
+    folder = ROOT / "tests" / "dags"
+    get_airflow(NEWEST)  # the others are got while the first run goes on
     failed = []
-    for name in RUN_WITH if quick else AIRFLOWS:
-        version = get_airflow(name)
-        say(f"--- policy of DAGs, Airflow {installed(version, 'apache-airflow')}")
-        folder = ROOT / "tests" / "dags"
-        command = [str(version.python), "-m", "pytest", "-c", str(folder / "pytest.ini"), str(folder)]
-        command += [] if name in RUN_WITH else ["-k", "parses or operator or channels"]
-        if run_to_end(command, env | {"TZ": "UTC"}) != 0:
-            failed.append(name)
-    say("--- runs of the DAG")
-    chosen = "quick" if quick else "not long"
-    command = [sys.executable, "-m", "pytest", "tests/e2e", "-m", chosen, "--durations=0", "-v"]
-    if run_to_end(command, os.environ) != 0:
-        failed.append("runs")
+    with started([*runs, "-n", "2", "--dist", "loadfile"], os.environ) as all_runs:
+        for name in AIRFLOWS if options.all else RUN_WITH:
+            version = get_airflow(name)
+            command = [str(version.python), "-m", "pytest", "-c", str(folder / "pytest.ini"), str(folder)]
+            command += [] if name in RUN_WITH else ["-k", "parses or operator or channels"]
+            with tempfile.TemporaryFile() as output:  # shown as a whole, between the lines of the runs
+                code = run_to_end(command, env | {"TZ": "UTC"}, output)
+                say(f"--- policy of DAGs, Airflow {installed(version, 'apache-airflow')}")
+                output.seek(0)
+                shutil.copyfileobj(output, sys.stderr.buffer)
+            failed += [f"policy on {name}"] if code != 0 else []
+        failed += ["runs"] if all_runs.wait() != 0 else []
+    if failed:
+        say(f"failed: {', '.join(failed)}")
     return 1 if failed else 0
 
 

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SECONDS_TO_END = 10.0
@@ -49,13 +49,23 @@ def signals_held() -> Iterator[None]:
             signal.raise_signal(held[0])
 
 
-def run_to_end(command: Sequence[str], env: Mapping[str, str]) -> int:
+def run_to_end(command: Sequence[str], env: Mapping[str, str], output: IO[bytes] | None = None) -> int:
     """Run a command in a process group of its own and return its exit code; when stopped, end the whole group."""
+    with started(command, env, output) as process:
+        return process.wait()
+
+
+@contextmanager
+def started(
+    command: Sequence[str], env: Mapping[str, str], output: IO[bytes] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a command in a process group of its own, which ends with the block; `output` gets all that it prints."""
     process: subprocess.Popen[bytes] | None = None
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
     try:
         with signals_held():
-            process = subprocess.Popen(command, env=dict(env), stdin=subprocess.DEVNULL, start_new_session=True)
-        return process.wait()
+            process = subprocess.Popen(command, env=dict(env), start_new_session=True, **streams)
+        yield process
     finally:
         if process is not None:
             stop_group(process)
