@@ -119,7 +119,8 @@ def test_dashboard_and_rules_say_what_its_result_says(pipeline: Pipeline, tmp_pa
         export, receipt = read_export(lake, result["run_id"]), read_receipt(lake, result["run_id"])
     assert export.complete_through is not None
     shown, firing = panels_and_alerts(pipeline.folder, tmp_path)
-    assert shown == expected_panels(result, receipt, export.complete_through, f"s3://{pipeline.bucket}/lake", {})
+    billed = pipeline.aws.jobs(pipeline.application)[0]["billedResourceUtilization"]
+    assert shown == expected_panels(result, receipt, export.complete_through, f"s3://{pipeline.bucket}/lake", billed)
     assert firing == {"MusicKpisFilesRejected"}
 
 
