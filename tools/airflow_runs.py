@@ -190,7 +190,7 @@ class Airflow:
             time.sleep(1)
 
     def answers(self) -> bool:
-        """Whether the API is up."""
+        """Whether the API is up and the DAG was parsed."""
         with suppress(urllib.error.URLError, ConnectionError):
             return bool(self.request("GET", f"dags/{DAG_ID}"))
         return False
@@ -237,11 +237,6 @@ class Airflow:
             for child in children:  # some have sessions of their own
                 with suppress(psutil.NoSuchProcess):
                     child.kill()
-
-    def knows_dag(self) -> bool:
-        """Whether the DAG was parsed into the database."""
-        with self._database() as database:
-            return database.execute("select 1 from dag where dag_id = ?", (DAG_ID,)).fetchone() is not None
 
     @property
     def log(self) -> Path:

@@ -77,7 +77,7 @@ def standing(
     shutil.copy(Path(__file__).with_name("example_consumer.py"), package / "dags")
     airflow = replace(pipeline.airflow(SCHEDULE="on_arrival", QUEUE_URL=queue), dags=package / "dags")
     with airflow.scheduler() as scheduler:
-        wait_for("the DAG to be known", airflow.knows_dag)
+        wait_for("the API that knows the DAG", airflow.answers)  # tasks need it as well
         yield airflow, psutil.Process(scheduler.pid)
 
 
@@ -141,7 +141,6 @@ def test_the_watch_tells_once_that_no_run_succeeds_for_too_long(airflow: Airflow
         assert airflow.state_of_run(WATCH, run_id) == "success"
         return mailbox.take()
 
-    wait_for("the API", airflow.answers)
     ((subject, text),) = watch()
     assert "no success" in subject
     assert "paused" in text
@@ -234,8 +233,7 @@ def test_a_run_marked_failed_by_hand_leaves_no_job_to_the_next_one(
         return airflow.state_of_run(DAG_ID, run_id)
 
     with airflow.scheduler():
-        wait_for("the DAG to be known", airflow.knows_dag)
-        wait_for("the API", airflow.answers)
+        wait_for("the API that knows the DAG", airflow.answers)
         # Somebody else holds the lake, so that the job is not over before the run is.
         with pipeline.environment(), lake_lock(f"s3://{pipeline.bucket}/lake", "another-run", 6, 0):
             first = airflow.request("POST", runs, {"logical_date": None})["dag_run_id"]
