@@ -6,6 +6,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,7 +39,9 @@ def write_report(lake: str, output: Path) -> str:
     from report.figures import read_figures
     from report.page import write_page
 
-    write_page(read_figures(lake), output, chart_libraries(REPORT.parent))
+    with ThreadPoolExecutor(1) as pool:
+        libraries = pool.submit(chart_libraries, REPORT.parent)
+        write_page(read_figures(lake), output, libraries.result())
     return output.resolve().as_uri()
 
 

@@ -10,10 +10,9 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from statistics import median
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import duckdb
 from deltalake import DeltaTable, QueryBuilder
@@ -44,7 +43,6 @@ LONGEST_SAMPLE = 300
 COMPARED_DAYS = 28
 LEAST_COMPARED_DAYS = 5
 CHECKED_DAYS = 7
-WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]
 
@@ -81,16 +79,18 @@ def _loaded(folder: Folder) -> DuckDBPyConnection:
     tables = {name: table for name in COLUMNS if (table := _table(folder.location(name.replace(".", "/"))))}
     if not tables:
         raise UsageError(f"{folder.uri}: no run has written KPI tables here yet; name a lake's root")
-    condition = ""
-    for name, table in tables.items():
-        where = condition if name in OF_LAST_DAYS else ""
-        rows = QueryBuilder().register("source", table).execute(f"select {COLUMNS[name]} from source {where}")
-        con.register("rows", rows)
-        con.execute(f"create table {name} as select * from rows")
-        con.unregister("rows")
-        if name == "kpis.hourly":
-            first = con.execute(f"select max(listen_date) - {DETAIL_DAYS - 1} from {name}").fetchall()[0][0]
-            condition = f"where listen_date >= date '{first}'" if first else ""
+    dates = [part["listen_date"] for part in tables["kpis.hourly"].partitions()] if "kpis.hourly" in tables else []
+    last_days = dates and f"where listen_date > date '{date.fromisoformat(max(dates)) - timedelta(DETAIL_DAYS)}'"
+
+    def load(name: str) -> None:
+        where = last_days if name in OF_LAST_DAYS else ""
+        query = QueryBuilder().register("source", tables[name])
+        cursor = con.cursor()
+        cursor.register("rows", query.execute(f"select {COLUMNS[name]} from source {where or ''}"))
+        cursor.execute(f"create table {name} as select * from rows")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(load, tables))
     return con
 
 
@@ -107,18 +107,21 @@ def _table(uri: str) -> DeltaTable | None:
 
 
 def _music(lake: DuckDBPyConnection, zone: str) -> Tables:
-    hours = _rows(
-        lake,
-        "select listen_date as date, listen_hour, listen_count, track_diversity_index from kpis.hourly"
-        " order by listen_hour",
-    )
-    for row in hours:
-        local = row["listen_hour"].astimezone(ZoneInfo(zone))
-        row["hour"], row["weekday"] = local.hour, WEEKDAYS[local.weekday()]
+    """All tables of the section; hours of the clock are those of the KPI time zone."""
+    lake.execute(f"set timezone = '{zone}'")
     days = _days(lake)
     return {
         "days": days,
-        "week_hours": _week_hours(hours),
+        # One row per weekday and hour of the clock: listens of all such hours, and how many there are per day.
+        "week_hours": _rows(
+            lake,
+            "with weekdays as (select isodow(listen_hour) as number, count(distinct listen_date) as days"
+            " from kpis.hourly group by 1)"
+            " select strftime(any_value(listen_hour), '%a') as weekday, hour(listen_hour) as hour,"
+            " sum(listen_count) as listens, round(sum(listen_count) / any_value(days), 2) as listens_per_day"
+            " from kpis.hourly join weekdays on isodow(listen_hour) = number group by number, hour"
+            " order by number, hour",
+        ),
         "genre_days": _rows(
             lake,
             "select listen_date as date, track_genre as genre, listen_count as listens from kpis.daily_genre"
@@ -130,8 +133,18 @@ def _music(lake: DuckDBPyConnection, zone: str) -> Tables:
             "select listen_date as date, track_genre as genre, rank, track_name as song, artists, play_count as plays"
             " from kpis.top_songs order by 1, 2, 3",
         ),
-        "artists": _artists(lake, zone),
-        "diversity": _diversity(hours),
+        "artists": _rows(
+            lake,
+            "select listen_date as date, rank, artist, play_count as plays, hour(listen_hour) as hour"
+            " from kpis.hourly_top_artists order by listen_hour, rank",
+        ),
+        # One row per day: the track diversity index of its hours.
+        "diversity": _rows(
+            lake,
+            "select listen_date as date, min(track_diversity_index) as lowest,"
+            " round(median(track_diversity_index::double), 6) as median, max(track_diversity_index) as highest"
+            " from kpis.hourly group by 1 order by 1",
+        ),
         "countries": _rows(
             lake,
             "select country, sum(listen_count) as listens,"
@@ -179,42 +192,6 @@ def _genres(lake: DuckDBPyConnection, days: Sequence[Row]) -> list[Row]:
         " sum(listen_count) as listens from kpis.daily_genre where track_genre in (select track_genre from top)"
         f" and listen_date between date '{first}' and date '{last}' group by 1, 2 order by 1, 2",
     )
-
-
-def _week_hours(hours: Sequence[Row]) -> list[Row]:
-    """One row per weekday and hour of the clock: listens of all such hours, and how many there are per day."""
-    total: dict[tuple[str, int], int] = {}
-    for row in hours:
-        key = (row["weekday"], row["hour"])
-        total[key] = total.get(key, 0) + row["listen_count"]
-    days = {day: {row["date"] for row in hours if row["weekday"] == day} for day in WEEKDAYS}
-    return [
-        {"weekday": day, "hour": hour, "listens": count, "listens_per_day": round(count / len(days[day]), 2)}
-        for (day, hour), count in sorted(total.items(), key=lambda entry: (WEEKDAYS.index(entry[0][0]), entry[0][1]))
-    ]
-
-
-def _artists(lake: DuckDBPyConnection, zone: str) -> list[Row]:
-    """One row per hour and rank."""
-    rows = _rows(
-        lake,
-        "select listen_date as date, listen_hour, rank, artist, play_count as plays from kpis.hourly_top_artists"
-        " order by listen_hour, rank",
-    )
-    for row in rows:
-        row["hour"] = row.pop("listen_hour").astimezone(ZoneInfo(zone)).hour
-    return rows
-
-
-def _diversity(hours: Sequence[Row]) -> list[Row]:
-    """One row per day: the track diversity index of its hours."""
-    by_day: dict[Any, list[float]] = {}
-    for row in hours:
-        by_day.setdefault(row["date"], []).append(float(row["track_diversity_index"]))
-    return [
-        {"date": date, "lowest": min(values), "median": round(median(values), 6), "highest": max(values)}
-        for date, values in sorted(by_day.items())
-    ]
 
 
 # --- quality and runs, from runs/<run_id>/result.json ---
