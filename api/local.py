@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from aws_lambda_powertools.event_handler import HttpResolverLocal
 
 from api.routes import build
 
-AT_ONCE = 16  # requests
-THREADS_OF_ONE = 4
 
-resolver = build(HttpResolverLocal(enable_validation=True))
-_waiting = asyncio.Semaphore(AT_ONCE)
-_threads = ThreadPoolExecutor(AT_ONCE * THREADS_OF_ONE)
+class ThreadedResolver(HttpResolverLocal):
+    """Answers each request in a thread, by the same code as the Lambda function.
 
-
-async def app(scope: MutableMapping[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-    """Answer one request.
-
-    Powertools holds a thread of the loop's pool for each middleware of a request. With as few as the pool has on a
-    small machine, some requests at once would wait for each other's threads for ever.
+    Powertools itself calls routes in the event loop, where each request would wait for what others read of DynamoDB.
+    The request is in a context variable, which goes along to the thread.
     """
-    if scope["type"] != "http":
-        await resolver(scope, receive, send)
-        return
-    asyncio.get_running_loop().set_default_executor(_threads)
-    async with _waiting:
-        await resolver(scope, receive, send)
+
+    async def _resolve_async(self) -> dict[str, Any]:  # type: ignore[override]
+        return await asyncio.to_thread(lambda: self._resolve().build(self.current_event, self._cors))
+
+    def build_routes(self) -> None:
+        """Build what Powertools builds with the first request of a route, which two threads may have at once."""
+        for route in (*self._static_routes, *self._dynamic_routes):
+            route._build_middleware_stack(self._router_middlewares, self)  # noqa: SLF001
+
+
+app = build(ThreadedResolver(enable_validation=True))
+app.build_routes()

@@ -6,7 +6,9 @@ import hashlib
 import json
 import logging
 import re
+from contextlib import suppress
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
@@ -20,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator
 
 from api.models import Countries, DailyGenres, GenreDays, Health, Hours, Problem, Songs
 from api.problems import CONTENT_TYPE, ProblemError, bad_request, no_such, not_computed_yet
-from api.store import store
+from api.store import DayStatus, Rows, store
 
 VERSION = "1.0.0"
 TITLE = "Music streaming KPIs"
@@ -29,7 +31,9 @@ DESCRIPTION = (
     "the exact value. Answers of complete days have an ETag and may be cached; a late file can still change a day."
 )
 CACHE = "private, max-age=60"
+JSON = "application/json"
 MOST_DAYS = 100
+KEPT_PAGES = 1000  # of complete days, in memory; a large one has 200 kB
 Page = TypeVar("Page", bound=BaseModel)
 App = TypeVar("App", bound=ApiGatewayResolver)
 
@@ -89,11 +93,11 @@ def genre_days(
         status = statuses.get(row["listen_date"])
         row["complete"], row["run_id"] = bool(status and status.complete), status and status.run_id
     body = GenreDays(genre=genre, items=page.rows, next=page.next)
-    complete = all(item.complete for item in body.items)
-    etag = _etag(body.model_dump_json()) if complete else None
-    if etag is not None and _matches(if_none_match, etag):
-        raise _NotModified(etag)
-    return _answer(body, etag)
+    if not all(item.complete for item in body.items):
+        return _answer(body)
+    text = body.model_dump_json()
+    etag = _etag(text)
+    raise _Answer(None if _matches(if_none_match, etag) else text, etag)
 
 
 @router.get("/v1/kpis/hourly/<day>", summary="The hours of a day", responses=PROBLEMS)
@@ -125,7 +129,7 @@ def health() -> Response[Health]:
     """The newest complete day."""
     newest = store().newest_day()
     if newest is None:
-        return _answer(Health(status="empty"), None)
+        return _answer(Health(status="empty"))
     age = None
     if newest.updated_at is not None:
         updated_at = datetime.fromisoformat(newest.updated_at)
@@ -134,23 +138,37 @@ def health() -> Response[Health]:
     return _answer(
         Health.model_validate(
             {"status": "ok", "age_seconds": age, "complete_through": newest.complete_through, **fields}
-        ),
-        None,
+        )
     )
 
 
-class _NotModified(Exception):
-    """The caller has the answer; raised, as an answer without a body breaks the model of those that have one."""
+class _Answer(Exception):
+    """An answer whose body is JSON already, or that has none.
+
+    Raised, as Powertools would check and write a returned one once more, by the model that it was made with.
+    """
+
+    def __init__(self, body: str | None, etag: str) -> None:
+        super().__init__(etag)
+        self.body = body
+        self.etag = etag
 
     def response(self) -> Response[str]:
-        return Response(HTTPStatus.NOT_MODIFIED, headers={"Cache-Control": CACHE, "ETag": str(self)})
+        headers = {"Cache-Control": CACHE, "ETag": self.etag}
+        if self.body is None:
+            return Response(HTTPStatus.NOT_MODIFIED, headers=headers)
+        return Response(HTTPStatus.OK, JSON, self.body, headers=headers)
+
+
+class _DayChanged(Exception):
+    """A day was written while it was read, or what was known of it is old."""
 
 
 def build(app: App) -> App:
     """Give an app the routes, the errors and, at `/docs`, a page to try them."""
     app.include_router(router)
     app.enable_swagger(path="/docs", title=TITLE, version=VERSION, description=DESCRIPTION)
-    app.exception_handler(_NotModified)(_NotModified.response)
+    app.exception_handler(_Answer)(_Answer.response)
     app.exception_handler(ProblemError)(ProblemError.response)
     app.exception_handler(RequestValidationError)(_wrong_parameter)
     app.exception_handler([ClientError, BotoCoreError])(_unavailable)
@@ -181,29 +199,41 @@ def _day_page(
     if status is not None and status.complete:
         etag = _etag(VERSION, view, str(status.version), name, genre or "", str(limit), token or "")
         if _matches(if_none_match, etag):
-            raise _NotModified(etag)
+            raise _Answer(None, etag)
+        with suppress(_DayChanged):
+            raise _Answer(_complete_page(model, view, status, limit, token, genre), etag)
+    before = store().status(name, fresh=True)
     page = store().day(view, name, limit, token, genre)
-    after = store().status(name, fresh=True)
-    if after != status:  # written meanwhile, or what we knew was old
-        page = store().day(view, name, limit, token, genre)
-        status, after = after, store().status(name, fresh=True)
+    status = store().status(name, fresh=True)
     if status is None or status.version is None:
         newest = store().newest_day()
         if status is not None or newest is None or name > newest.date:
             raise not_computed_yet(day)
         raise no_such("day", f"there are no listens on {day}")
-    if genre is not None and not page.rows and token is None:
-        raise no_such("genre", f"no song of genre '{genre}' was played on {day}")
-    complete = status.complete and after == status
-    fields = {"date": name, "complete": complete, "run_id": status.run_id, "updated_at": status.updated_at}
-    body = model.model_validate({**fields, "items": page.rows, "next": None if genre else page.next})
-    etag = _etag(VERSION, view, str(status.version), name, genre or "", str(limit), token or "")
-    return _answer(body, etag if complete else None)
+    return _answer(_body(model, page, status, genre, complete=status.complete and status == before))
 
 
-def _answer(body: Page, etag: str | None) -> Response[Page]:
-    headers = {"Cache-Control": "no-store"} if etag is None else {"Cache-Control": CACHE, "ETag": etag}
-    return Response(HTTPStatus.OK, "application/json", body, headers=headers)
+@lru_cache(maxsize=KEPT_PAGES)
+def _complete_page(
+    model: type[Page], view: str, status: DayStatus, limit: int, token: str | None, genre: str | None
+) -> str:
+    """Return a page of a complete day as JSON. It is kept: once the day is written again, its status is another."""
+    page = store().day(view, status.date, limit, token, genre)
+    if store().status(status.date, fresh=True) != status:
+        raise _DayChanged
+    return _body(model, page, status, genre, complete=True).model_dump_json()
+
+
+def _body(model: type[Page], page: Rows, status: DayStatus, genre: str | None, *, complete: bool) -> Page:
+    if genre is not None and not page.rows:
+        raise no_such("genre", f"no song of genre '{genre}' was played on {status.date}")
+    fields = {"date": status.date, "complete": complete, "run_id": status.run_id, "updated_at": status.updated_at}
+    return model.model_validate({**fields, "items": page.rows, "next": None if genre else page.next})
+
+
+def _answer(body: Page) -> Response[Page]:
+    """Return an answer that is not to be kept."""
+    return Response(HTTPStatus.OK, JSON, body, headers={"Cache-Control": "no-store"})
 
 
 def _etag(*parts: str) -> str:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -17,74 +15,86 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import quantiles
 from typing import Any
 
+import psutil
+
 from bench.measure import BenchError
 from tests.support.large_export import kpi_items, write_large_export
-from tools.dynamodb_local import DynamoDBLocal, free_port
-from tools.toolchain import BUILD, ROOT
+from tools.dynamodb_local import free_port
+from tools.main_job import dynamodb_folder
+from tools.toolchain import BUILD
 
 RATE = 200
-SECONDS = 20
-WARM_UP = 400  # requests, which are not counted
+SECONDS = 30
+WARM_UP = 1000  # requests, which are not counted
 CONNECTIONS = 24
-ITEMS = 10_000
-PATHS = ("/v1/kpis/daily/{day}/{genre}", "/v1/top-songs/{day}/{genre}", "/v1/kpis/hourly/{day}", "/v1/kpis/daily/{day}")
+ITEMS = 10_000  # 20 days
+MOST_MS = 50  # for 99 % of the requests
+PATHS = (
+    "/v1/kpis/daily/{day}/{genre}",
+    "/v1/top-songs/{day}/{genre}",
+    "/v1/kpis/hourly/{day}",
+    "/v1/kpis/daily/{day}",
+    "/v1/genres/{genre}",
+    "/health",
+)
 
 
 def api(options: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG001 (as all scenarios)
-    """Serve some 20 days from DynamoDB Local; return and show how long requests took from when they were due."""
+    """Start `./build.sh serve` on some 20 days; return and show how long requests took from when they were due.
+
+    Raises:
+        BenchError: 99 % of them took more than MOST_MS.
+    """
     lake = BUILD / "bench" / "api"
-    shutil.rmtree(lake, ignore_errors=True)
-    lake.mkdir(parents=True)
+    for made in (lake, dynamodb_folder(str(lake))):
+        shutil.rmtree(made, ignore_errors=True)
     days = kpi_items(ITEMS)
     write_large_export(lake, 1, days)
-    with DynamoDBLocal() as dynamodb:
-        environment = {**os.environ, **dynamodb.environment, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'dags'}"}
-        deliver = [sys.executable, "-m", "kpi_pipeline", "deliver", "--lake", str(lake)]
-        subprocess.run(deliver, env=environment, check=True)
-        port = free_port()
-        server = [
-            sys.executable,
-            "-m",
-            "uvicorn",
-            "api.local:app",
-            "--port",
-            str(port),
-            "--log-level",
-            "error",
-            "--workers",
-            "2",
-        ]
-        process = subprocess.Popen(server, cwd=ROOT, env=environment, start_new_session=True)
-        try:
-            _wait_for(port)
-            draw = random.Random(1)  # noqa: S311
-            paths = [_path(draw, list(days)) for _ in range(WARM_UP + RATE * SECONDS)]
-            _send(port, paths[:WARM_UP])
-            seconds = _send(port, paths[WARM_UP:])
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)  # uvicorn would wait for connections that nobody uses any more
-            process.wait()
-    cuts = quantiles(seconds, n=100)
-    found = {"requests": len(seconds), "rate": RATE, "p50_ms": cuts[49] * 1000, "p99_ms": cuts[98] * 1000}
+    port = free_port()
+    serve = [sys.executable, "-m", "tools.serve", "--lake", str(lake), "--port", str(port), "--no-browser"]
+    process = subprocess.Popen(serve, stdout=subprocess.DEVNULL)
+    try:
+        _wait_for(port, process)
+        draw = random.Random(1)  # noqa: S311
+        paths = [_path(draw, list(days)[:-1]) for _ in range(WARM_UP + RATE * SECONDS)]
+        _send(port, paths[:WARM_UP])
+        before = _cpu_seconds(process.pid)
+        seconds = _send(port, paths[WARM_UP:])
+        cpu = {name: round(value - before[name], 1) for name, value in _cpu_seconds(process.pid).items()}
+    finally:
+        process.terminate()
+        process.wait()
+    cuts = [cut * 1000 for cut in quantiles(seconds, n=100)]
+    found = {"requests": len(seconds), "rate": RATE, "p50_ms": cuts[49], "p99_ms": cuts[98], "cpu_seconds": cpu}
     print(
-        f"\nKPI API: {len(seconds):,} requests at {RATE} a second: half of them in {found['p50_ms']:.1f} ms, "
-        f"99 % in {found['p99_ms']:.1f} ms, the slowest in {max(seconds) * 1000:.1f} ms"
+        f"\nKPI API: {len(seconds):,} requests at {RATE} a second: half of them in {cuts[49]:.1f} ms, "
+        f"99 % in {cuts[98]:.1f} ms, the slowest in {max(seconds) * 1000:.1f} ms; "
+        f"CPU s: {', '.join(f'{name} {value}' for name, value in cpu.items())}"
     )
+    if cuts[98] > MOST_MS:
+        raise BenchError(f"KPI API: 99 % of the requests in {cuts[98]:.1f} ms; allowed are {MOST_MS}")
     return {**found, "max_ms": max(seconds) * 1000}
 
 
 def _path(draw: random.Random, days: Sequence[str]) -> str:
-    return draw.choice(PATHS).format(day=draw.choice(days[:-1]), genre=f"genre-{draw.randrange(113):03d}")
+    return draw.choice(PATHS).format(day=draw.choice(days), genre=f"genre-{draw.randrange(113):03d}")
 
 
-def _wait_for(port: int) -> None:
-    for _ in range(300):
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None:
         try:
             http.client.HTTPConnection("127.0.0.1", port, timeout=5).request("GET", "/health")
             return
         except OSError:
             time.sleep(0.1)
     raise BenchError("the API did not start")
+
+
+def _cpu_seconds(server: int) -> dict[str, float]:
+    """Return what the API, DynamoDB Local (its child) and this client have used so far."""
+    process = psutil.Process(server)
+    used = {"API": [process], "DynamoDB Local": process.children(recursive=True), "client": [psutil.Process()]}
+    return {name: sum(sum(one.cpu_times()[:2]) for one in of) for name, of in used.items()}
 
 
 def _send(port: int, paths: Sequence[str]) -> list[float]:

@@ -13,6 +13,8 @@ from tools.dynamodb_local import DynamoDBLocal
 from tools.main_job import DEFAULT_LAKE, dynamodb_folder, whole_path
 from tools.toolchain import ROOT, say
 
+WORKERS = 2  # processes
+
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until Ctrl-C."""
@@ -40,7 +42,14 @@ def serve(port: int, *, open_browser: bool) -> None:
     say(f"KPI API: {address}/docs  (Ctrl-C ends it)")
     if open_browser and (sys.platform == "darwin" or os.environ.get("DISPLAY")):
         webbrowser.open(f"{address}/docs")
-    uvicorn.run("api.local:app", host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=2)
+    uvicorn.run(
+        "api.local:app",
+        host="127.0.0.1",
+        port=port,
+        workers=WORKERS,
+        log_level="warning",
+        timeout_graceful_shutdown=2,
+    )
 
 
 if __name__ == "__main__":
