@@ -1,4 +1,4 @@
-"""What the API answers with. Fields have the names of the KPI tables' columns (see docs/kpis.md).
+"""What the API answers with. Fields have the names of the KPI tables' columns (see docs/reference.md).
 
 Numbers are exact: whole numbers are JSON numbers; decimals are strings, as stored, without zeros at their end.
 """

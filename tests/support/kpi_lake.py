@@ -28,6 +28,10 @@ TABLES = {
     "kpis/daily_genre": """
         select d as listen_date, g as track_genre, (300 - n + dayofweek(d))::bigint as listen_count
         from days, genres""",
+    "kpis/top_genres": """
+        select d as listen_date, (n + 1)::integer as rank, g as track_genre,
+            (300 - n + dayofweek(d))::bigint as listen_count
+        from days, genres where n < 5""",
     "kpis/top_songs": """
         select d as listen_date, g as track_genre, r::integer as rank, 't' || n || r as track_id,
             case when r = 1 then $hostile else 'Song ' || n || '.' || r end as track_name,
