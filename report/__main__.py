@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lake", metavar="DIR|s3://…", default=str(LAKE), help="default: .build/lake")
     parser.add_argument("--output", metavar="FILE", type=Path, default=REPORT, help="default: .build/report.html")
     options = parser.parse_args(arguments)
+    if options.lake == str(LAKE) and not LAKE.exists():
+        parser.error(f"{LAKE} is not there yet: ./build.sh run makes it")
     try:
         print(f"report  {write_report(options.lake, options.output)}")
     except AppError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import subprocess
 import sys
 import webbrowser
@@ -24,6 +25,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--no-browser", action="store_true", help="don't open /docs in a browser")
     options = parser.parse_args(arguments)
     lake = whole_path(options.lake)
+    if lake == str(DEFAULT_LAKE) and not DEFAULT_LAKE.exists():
+        parser.error(f"{lake} is not there yet: ./build.sh run makes it")
+    try:
+        socket.create_server(("127.0.0.1", options.port)).close()
+    except (OSError, OverflowError) as error:
+        parser.error(f"--port {options.port}: {error}; name another")
     with DynamoDBLocal(dynamodb_folder(lake)) as server:
         os.environ.update(server.environment)
         deliver = [sys.executable, "-m", "kpi_pipeline", "deliver", "--lake", lake]
