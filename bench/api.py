@@ -91,10 +91,12 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def _cpu_seconds(server: int) -> dict[str, float]:
-    """Return what the API, DynamoDB Local (its child) and this client have used so far."""
+    """Return what the API's processes, DynamoDB Local (the one in Java) and this client have used so far."""
+    used = {"API": 0.0, "DynamoDB Local": 0.0, "client": time.process_time()}
     process = psutil.Process(server)
-    used = {"API": [process], "DynamoDB Local": process.children(recursive=True), "client": [psutil.Process()]}
-    return {name: sum(sum(one.cpu_times()[:2]) for one in of) for name, of in used.items()}
+    for one in (process, *process.children(recursive=True)):
+        used["DynamoDB Local" if one.name() == "java" else "API"] += sum(one.cpu_times()[:2])
+    return used
 
 
 def _send(port: int, paths: Sequence[str]) -> list[float]:
