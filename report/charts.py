@@ -72,7 +72,7 @@ def _music(tables: Tables) -> list[Card]:
             "Music",
             "days",
             "Listens and listeners by day",
-            "Each listen counts once. The line is the mean of seven days.",
+            "Each listen counts once." + (" The thick line is the mean of seven days." if len(days) >= 7 else ""),
             _by_day(len(days)),
             wide=True,
         ),
