@@ -1,7 +1,7 @@
 """# music_streaming_pipeline
 
 Takes the CSV files of listens, songs and users that have arrived in S3, computes daily and hourly KPIs with one Spark
-job on EMR Serverless, and delivers them to DynamoDB.
+job on EMR Serverless, and delivers them to DynamoDB, and to Redshift if that is set.
 
 **Is a rerun safe? Always:** of a task, of the whole run, by hand or by the scheduler, after any failure. What is done is
 not done again, no row is counted twice.
@@ -21,6 +21,8 @@ not done again, no row is counted twice.
 | `verify_dynamodb` | reads all back, then marks the days complete and emits the assets | somebody else writes these tables |
 | `mark_as_processed` | `success` or `rejected` for each file; an alert says what was rejected | clear the task |
 | `archive_files` | moves what is done to the archive, and rejected files to `rejected/` | clear the task; the next run does it too |
+| `prepare_redshift` | if `redshift_…` is set: makes missing tables, finds exports that Redshift has not got | Redshift can't be reached, or its settings are wrong |
+| `load_redshift` | loads these, one transaction for each; see `docs/redshift.md` | the message says which statement, and why; clear `prepare_redshift` |
 | `mark_failed` | gives the claims of a failed run back, cancels its job if that is still alive, sends the alert | the next run gives them up by itself |
 | `report_run` | figures of the run to CloudWatch and Prometheus; an alert when they are unusual | harmless: the log says why |
 | `done` | green only when all of the run is done | |
@@ -99,6 +101,7 @@ from dag_support import (
     note_failure,
     send,
 )
+from redshift_load_operator import RedshiftLoadOperator
 from spark_job_operator import SparkJobOperator, run_state
 
 from kpi_pipeline.settings import load_alert_settings, load_pipeline_settings
@@ -231,6 +234,14 @@ with DAG(
         send(run["settings"], alert)
         return moved
 
+    @task(trigger_rule=AFTER_JOB)
+    def prepare_redshift(run: Any, archived: Any) -> Any:  # noqa: ARG001 (by then the files are settled)
+        """Make Redshift's tables, and return what loads the exports that it has not got."""
+        found = connect().prepare_redshift(run)
+        if not found:
+            raise AirflowSkipException("Redshift is not set, or has all days")
+        return found
+
     @task(on_failure_callback=alert_of_task)
     def clean_up(run: Any, archived: Any) -> Any:
         """Delete intermediate files; a failed run keeps its own, so that it can be continued."""
@@ -300,13 +311,23 @@ with DAG(
     delivered = verify_dynamodb(claimed, write_to_dynamodb.partial(run=claimed).expand(group=groups))
     marked = mark_as_processed(claimed, run_spark_app.output)
     archived = archive_files(claimed, run_spark_app.output)
+    loaded = RedshiftLoadOperator.partial(
+        task_id="load_redshift",
+        doc_md="Loads one export into Redshift, in one transaction.",
+        aws_conn_id=AWS_CONN_ID,
+        poll_interval=max(1, POLL_SECONDS),
+        deferrable=DEFERRABLE,
+        max_active_tis_per_dagrun=1,
+    ).expand_kwargs(prepare_redshift(claimed, archived))
     failed = mark_failed(start["settings"], run_spark_app.output)
     reported = report_run(start["settings"], run_spark_app.output, delivered)
 
     wait_for_streams >> claimed
     validate_inputs(claimed) >> request
     run_spark_app >> groups
-    delivered >> marked >> archived >> failed >> reported
+    delivered >> marked >> archived >> loaded
+    [archived, loaded] >> failed >> reported
     # A leaf beside report_run, whose success would otherwise be the run's.
-    archived >> EmptyOperator(task_id="done", doc_md="Green only when all of the run is done.")
+    done = EmptyOperator(task_id="done", doc_md="Green only when all of the run is done.", trigger_rule=AFTER_JOB)
+    [archived, loaded] >> done
     [archived, failed] >> clean_up(claimed, archived).as_teardown()

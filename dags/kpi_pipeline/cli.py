@@ -1,4 +1,4 @@
-"""Command line: `python -m kpi_pipeline deliver | read | files`.
+"""Command line: `python -m kpi_pipeline deliver | read | files | redshift`.
 
 Exit codes: 0 done (also: superseded, or nothing to deliver), 2 usage or settings, 1 anything else.
 """
@@ -20,11 +20,15 @@ from kpi_common.log import printable, printable_json, set_up_logging, warn
 from kpi_common.s3_files import S3Storage
 from kpi_pipeline.aws import dynamodb_client
 from kpi_pipeline.dynamodb.reading import Day, read_day
+from kpi_pipeline.errors import VerificationError
 from kpi_pipeline.export.delivery import LATEST, DeliveryResult, deliver
 from kpi_pipeline.files.claims import ClaimLedger
 from kpi_pipeline.files.reingest import write_reingest_manifest
 from kpi_pipeline.files.release import rejected_for, release
-from kpi_pipeline.settings import load_delivery_settings
+from kpi_pipeline.redshift.load import load
+from kpi_pipeline.redshift.tables import definitions
+from kpi_pipeline.redshift.validate import validate
+from kpi_pipeline.settings import RedshiftSettings, load_delivery_settings, load_redshift_settings
 
 WIDEST_CELL = 40
 EXIT_FAILED = 1
@@ -81,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     reading.add_argument("--limit", type=int, metavar="N", help="print at most so many items a table")
     reading.set_defaults(command=_read)
     _add_files(commands, common)
+    _add_redshift(commands)
     return parser
 
 
@@ -103,6 +108,28 @@ def _add_files(commands: Any, common: argparse.ArgumentParser) -> None:
     again.add_argument("--archive", required=True, metavar="URI", help="s3://bucket/archive")
     again.add_argument("--manifest", required=True, metavar="URI", help="where to write it: s3://… or a file")
     again.set_defaults(command=_reingest_files)
+
+
+def _add_redshift(commands: Any) -> None:
+    redshift = commands.add_parser("redshift", help="the KPIs in Redshift")
+    actions = redshift.add_subparsers(required=True, metavar="ACTION")
+    schema = argparse.ArgumentParser(add_help=False)
+    schema.add_argument("--schema", default="music_streaming", metavar="NAME", help="default: music_streaming")
+    database = argparse.ArgumentParser(add_help=False, parents=[schema])
+    database.add_argument("--lake", required=True, metavar="URI", help="s3://bucket/prefix")
+    for name, field in RedshiftSettings.model_fields.items():
+        option = f"--{name.removeprefix('redshift_').replace('_', '-')}"
+        if option not in ("--schema", "--copy-role"):
+            database.add_argument(option, required=option == "--database", metavar="X", help=field.description)
+    loading = actions.add_parser("load", parents=[database], help="load what the lake's exports have and Redshift not")
+    loading.add_argument("--copy-role", metavar="ARN", help="role by which COPY reads S3, or: default")
+    loading.set_defaults(command=_load_redshift)
+    validating = actions.add_parser(
+        "validate", parents=[database], help="compare rows, sums and keys with the exports; exit code 1 if they differ"
+    )
+    validating.set_defaults(command=_validate_redshift, copy_role="default")
+    showing = actions.add_parser("tables", parents=[schema], help="print the statements that make the tables")
+    showing.set_defaults(command=lambda options: print(";\n\n".join(definitions(options.schema)) + ";"))
 
 
 def _date(text: str) -> str:
@@ -181,6 +208,25 @@ def _release_files(options: argparse.Namespace) -> None:
 def _reingest_files(options: argparse.Namespace) -> None:
     files = write_reingest_manifest(S3Storage(), options.source, options.archive, options.manifest)
     print(f"{options.manifest}: {files} files; next: run --manifest {options.manifest} --lake … (an empty one)")
+
+
+def _redshift_settings(options: argparse.Namespace) -> RedshiftSettings:
+    names = (name.removeprefix("redshift_") for name in RedshiftSettings.model_fields)
+    return load_redshift_settings({name: getattr(options, name) for name in names})
+
+
+def _load_redshift(options: argparse.Namespace) -> None:
+    loaded = load(open_lake(options.lake), _redshift_settings(options))
+    print("\n".join(f"export {number} is loaded" for number in loaded) or "nothing to load: Redshift has all days")
+
+
+def _validate_redshift(options: argparse.Namespace) -> None:
+    found = validate(open_lake(options.lake), _redshift_settings(options))
+    if found.problems:
+        print("\n".join(map(printable, found.problems)))
+        raise VerificationError(f"Redshift differs from the exports: {len(found.problems)} differences")
+    rest = f"; {found.without_export} days that no export has any more were not compared" * bool(found.without_export)
+    print(f"Redshift is as the exports: {found.days} days, {found.rows} rows, their sums and keys{rest}")
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:

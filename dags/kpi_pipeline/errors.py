@@ -25,8 +25,12 @@ class OtherLakeError(AppError):
     """The tables were written from another lake."""
 
 
+class RedshiftError(AppError):
+    """Redshift failed or refused a transaction, so nothing of it was done."""
+
+
 class VerificationError(AppError):
-    """What is in DynamoDB still differs from the export after writing it."""
+    """What is in DynamoDB or Redshift still differs from the export after writing it."""
 
 
 class SupersededError(AppError):

@@ -54,7 +54,57 @@ class AlertSettings(_Settings):
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
-class PipelineSettings(AlertSettings):
+class RedshiftSettings(_Settings):
+    """Where KPIs are loaded in Redshift; nothing is, unless these are set."""
+
+    redshift_workgroup: str = Field(
+        "", pattern=r"^([a-z0-9-]{3,64})?$", description="Redshift Serverless workgroup that the KPIs are loaded into"
+    )
+    redshift_cluster: str = Field("", description="instead of a workgroup: a provisioned cluster")
+    redshift_database: str = Field("", description="its database")
+    redshift_schema: str = Field("music_streaming", pattern=r"^[a-z_][a-z0-9_]{0,126}$", description="made if missing")
+    redshift_copy_role: str = Field(
+        "", pattern=r"^(default|arn:aws[a-z-]*:iam::\d{12}:role/.+)?$", description="role by which COPY reads S3"
+    )
+    redshift_secret_arn: str = Field("", description="secret with user and password; empty: the caller's IAM identity")
+    redshift_db_user: str = Field(
+        "", description="of a cluster, instead of a secret: a user with temporary credentials"
+    )
+
+    @property
+    def redshift_is_on(self) -> bool:
+        """Whether there is something to load into."""
+        return bool(self.redshift_database)
+
+    @property
+    def target(self) -> dict[str, str]:
+        """The database and who asks it, as the provider's operator takes them."""
+        found = {
+            "workgroup_name": self.redshift_workgroup,
+            "cluster_identifier": self.redshift_cluster,
+            "database": self.redshift_database,
+            "secret_arn": self.redshift_secret_arn,
+            "db_user": self.redshift_db_user,
+        }
+        return {name: value for name, value in found.items() if value}
+
+    @model_validator(mode="after")
+    def _whole(self) -> RedshiftSettings:
+        if not self.target and not self.redshift_copy_role:
+            return self
+        missing = [name for name in ("redshift_database", "redshift_copy_role") if not getattr(self, name)]
+        if not self.redshift_workgroup and not self.redshift_cluster:
+            missing.insert(0, "redshift_workgroup or redshift_cluster")
+        if missing:
+            raise ValueError(f"Redshift is half set; missing: {', '.join(missing)}")
+        if self.redshift_workgroup and (self.redshift_cluster or self.redshift_db_user):
+            raise ValueError("redshift_workgroup goes with neither redshift_cluster nor redshift_db_user: drop one")
+        if self.redshift_secret_arn and self.redshift_db_user:
+            raise ValueError("redshift_secret_arn and redshift_db_user are two ways to log in: drop one")
+        return self
+
+
+class PipelineSettings(RedshiftSettings, AlertSettings):
     """One run's settings."""
 
     # Where files are. `bucket_name` serves for all buckets that have no name of their own.
@@ -216,7 +266,8 @@ SECTIONS = {
     "Files": "max_files",
     "Monitoring": "metrics_log_group",
     "DynamoDB": "table_prefix",
-}  # by the first field of each
+    "Redshift": "redshift_workgroup",
+}  # by the first field of each, in the form's order
 
 
 def param_schemas() -> dict[str, dict[str, Any]]:
@@ -234,7 +285,8 @@ def param_schemas() -> dict[str, dict[str, Any]]:
         if found.get("default") not in (None, "", []):
             schema["description"] += f" (default: {found['default']})"
         schemas[name] = {**schema, "title": name, "section": section}
-    return schemas
+    order = list(SECTIONS)
+    return dict(sorted(schemas.items(), key=lambda one: order.index(one[1]["section"])))
 
 
 def load_pipeline_settings(*lookups: Lookup) -> PipelineSettings:
@@ -251,6 +303,21 @@ def load_pipeline_settings(*lookups: Lookup) -> PipelineSettings:
         return PipelineSettings(**values)
     except ValidationError as error:
         raise UsageError(_message(error)) from error
+
+
+def load_redshift_settings(values: Mapping[str, str | None]) -> RedshiftSettings:
+    """Return the settings of a command, by their names without `redshift_`; None is "not given".
+
+    Raises:
+        UsageError: some are missing or wrong.
+    """
+    given = {f"redshift_{name}": value for name, value in values.items() if value is not None}
+    try:
+        return RedshiftSettings(**given)
+    except ValidationError as error:
+        problems = ((str(one["loc"][0]) if one["loc"] else "", one["msg"]) for one in error.errors())
+        text = "; ".join(f"{name}: {msg}" if name else msg.removeprefix("Value error, ") for name, msg in problems)
+        raise UsageError(re.sub(r"redshift_(\w+)", lambda name: f"--{name[1].replace('_', '-')}", text)) from error
 
 
 def load_alert_settings(*lookups: Lookup) -> AlertSettings:

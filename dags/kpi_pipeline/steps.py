@@ -40,6 +40,7 @@ from kpi_pipeline.files.claims import REJECTED, ClaimLedger, Liveness
 from kpi_pipeline.files.input_checks import all_streams_bad, check_inputs
 from kpi_pipeline.files.outcome import FileOutcomes
 from kpi_pipeline.monitoring import figures, sinks, unusual
+from kpi_pipeline.redshift import load as redshift_load
 from kpi_pipeline.settings import PipelineSettings
 
 JOB_TASK = "run_spark_app"
@@ -257,6 +258,15 @@ def archive_files(run: Run, job: SparkJob | None) -> tuple[dict[str, Any], Alert
     moved = move_done(buckets, ledger, settings, list_source(buckets, settings), details=details)
     new = {name: why for name, why in moved.left.items() if name in details}  # the others were in an alert before
     return moved.to_json(), messages.files_not_archived(run["run_id"], new)
+
+
+def prepare_redshift(run: Run) -> list[dict[str, Any]]:
+    """Return what the operator needs for each transaction that loads an export; nothing where Redshift is off."""
+    settings = settings_of(run)
+    if not settings.redshift_is_on:
+        return []
+    due = redshift_load.prepare(open_lake(settings.lake), settings)
+    return [{"sql": statements, **settings.target} for statements in due.values()]
 
 
 def clean_up(run: Run, *, done: bool) -> int:

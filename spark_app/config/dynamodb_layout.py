@@ -23,10 +23,11 @@ class _Strict(BaseModel):
 
 
 class Attribute(_Strict):
-    """Where an attribute's value comes from, and its DynamoDB type (L is a list of strings)."""
+    """Where an attribute's value comes from, its DynamoDB type (L is a list of strings), and its scale."""
 
     column: str
     type: Literal["S", "N", "L"]
+    scale: Annotated[int, Field(ge=0, le=17)] = 0
 
 
 class Index(_Strict):

@@ -119,7 +119,8 @@ def export_changes(
     versions = {kpi.name: lake.kpi(kpi.name).version() for kpi in all_kpis()}
     versions = {name: version for name, version in versions.items() if version >= 0}
     state = read_export_state(lake)
-    dates = _all_dates(context, versions) if full else _changed_dates(context, state.newest_delivered, versions)
+    delivered = None if full else state.newest_delivered
+    dates = _all_dates(context, versions) if full else _changed_dates(context, delivered, versions)
     if not dates:
         return None
     waiting = None if full else state.undelivered_with(versions)
@@ -138,6 +139,7 @@ def export_changes(
         "kpi_time_zone": context.settings.kpi_time_zone,
         "complete_through": _iso(complete_through) if complete_through else None,
         "full": full,
+        "changes_since": delivered["export_seq"] if delivered else 0,
         "kpi_versions": versions,
         "dates": sorted(dates),
     }

@@ -132,7 +132,7 @@ def unique_listeners_of_genres(
 
 
 def _count_bits(listener_days: DataFrame, columns: Sequence[str]) -> DataFrame:
-    """Grain: (listen_date, bit), with unique_listeners, the rows that have the bit set; bits run on over the columns."""
+    """Grain: (listen_date, bit), with unique_listeners, rows that have the bit set; bits run on over the columns."""
     words = F.expr(
         f"stack({len(columns)}, {', '.join(f'{n}, {name}' for n, name in enumerate(columns))}) AS (word, set)"
     )

@@ -67,7 +67,7 @@ def parse(folder, path, settings):
             "downstream": sorted(task.downstream_task_ids),
             "upstream": sorted(task.upstream_task_ids),
             "doc": (getattr(task, "doc_md", None) or getattr(task, "partial_kwargs", {}).get("doc_md") or "").strip(),
-            "deferrable": getattr(task, "deferrable", None),
+            "deferrable": getattr(task, "partial_kwargs", vars(task)).get("deferrable"),
             "callback": bool(getattr(task, "partial_kwargs", vars(task)).get("on_failure_callback")),
             "teardown": task.is_teardown,
             "templated": sorted(n for n in task.template_fields if is_xcom(getattr(task, n, 0))),
@@ -196,6 +196,14 @@ def test_any_failure_is_alerted_and_fails_the_run(tasks: dict[str, Any]) -> None
     assert tasks["clean_up"]["teardown"]
 
 
+def test_redshift_comes_when_the_files_are_settled(tasks: dict[str, Any]) -> None:
+    """As a failure there gives back the claims that are left."""
+    assert "archive_files" in tasks["prepare_redshift"]["upstream"]
+    assert {"prepare_redshift"} <= set(tasks["load_redshift"]["upstream"])
+    assert set(tasks["load_redshift"]["downstream"]) == {"mark_failed", "done"}
+    assert tasks["done"]["trigger_rule"] == tasks["prepare_redshift"]["trigger_rule"] == "none_failed_min_one_success"
+
+
 def test_edges_follow_from_arguments(tasks: dict[str, Any]) -> None:
     assert tasks["run_spark_app"]["upstream"] == ["build_job"]
     request = {"application_id", "config", "configuration_overrides", "execution_role_arn", "job_driver", "name"}
@@ -250,7 +258,7 @@ def test_on_arrival_needs_a_queue() -> None:
 @pytest.mark.parametrize("deferrable", ["true", "false"])
 def test_waiting_tasks_leave_their_worker_by_setting(deferrable: str) -> None:
     (found,) = parse(PIPELINE, DEFERRABLE=deferrable)["dags"]
-    for task in ("wait_for_streams", "run_spark_app"):
+    for task in ("wait_for_streams", "run_spark_app", "load_redshift"):
         assert found["tasks"][task]["deferrable"] is (deferrable == "true")
 
 

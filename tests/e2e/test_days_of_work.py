@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kpi_common.files import open_lake
 from kpi_pipeline.export.reader import read_export, read_receipt
+from kpi_pipeline.redshift.validate import validate
+from kpi_pipeline.settings import RedshiftSettings
 from spark_app.lake.lock import lake_lock
 from tests.e2e.conftest import Source
 from tests.e2e.pipeline import Mailbox, Pipeline, differences
 from tests.support.dynamodb_proxy import FaultyDynamoDB, TokenBucket
 from tests.support.http_proxy import HttpProxy
+from tests.support.postgres import Postgres
 from tests.support.prometheus import expected_panels, needs_prometheus, panels_and_alerts
+from tests.support.redshift import data_api, run_in_postgres
 from tools.airflow_runs import kill_group
 from tools.emulated_aws import EmulatedAws
 
@@ -31,6 +36,8 @@ DAY_TASKS = (
     "verify_dynamodb",
     "mark_as_processed",
     "archive_files",
+    "prepare_redshift",
+    "load_redshift",
     "done",
     "clean_up",
 )
@@ -47,6 +54,18 @@ def pipeline(aws: EmulatedAws, mailbox: Mailbox, source: Source, tmp_path_factor
     return made
 
 
+REDSHIFT = {"redshift_workgroup": "kpis", "redshift_database": "d", "redshift_copy_role": "default"}
+
+
+@pytest.fixture
+def redshift(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a Redshift, for this process too."""
+    with pipeline.environment(), Postgres() as postgres, data_api(run_in_postgres(postgres.script)) as server:
+        postgres.sql("CREATE DOMAIN super AS jsonb")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_REDSHIFT_DATA", server.url)
+        yield server.url
+
+
 @pytest.fixture(scope="module")
 def before() -> dict[str, int]:
     """Listens of each day after the test before."""
@@ -54,15 +73,17 @@ def before() -> dict[str, int]:
 
 
 @pytest.mark.quick
-def test_first_run(pipeline: Pipeline, mailbox: Mailbox, source: Source, before: dict[str, int]) -> None:
+def test_first_run(pipeline: Pipeline, mailbox: Mailbox, source: Source, before: dict[str, int], redshift: str) -> None:
     good = {f"streams/{path.name}" for path in (source.folder / "streams").iterdir()} | {"streams/corrected.csv"}
     mailbox.take()
-    run = pipeline.run()
+    run = pipeline.run(REDSHIFT, {"AWS_ENDPOINT_URL_REDSHIFT_DATA": redshift})
     assert run.state == "success", run.log[-4000:]
     assert {task: run.states()[task] for task in DAY_TASKS} == dict.fromkeys(DAY_TASKS, "success")
     assert run.states()["mark_failed"] == "skipped"
 
     assert differences(pipeline) == []
+    validated = validate(open_lake(f"s3://{pipeline.bucket}/lake"), RedshiftSettings(**REDSHIFT))
+    assert (validated.problems, validated.rows > 0) == ([], True)
     assert pipeline.jobs() == ["SUCCESS"]
     ledger = pipeline.ledger()
     rejected = {name for name, entry in ledger.items() if entry.status == "rejected"}

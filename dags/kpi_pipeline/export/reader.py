@@ -56,6 +56,7 @@ class Export:
     lake_id: str | None  # None: of a release before lakes had one
     run_id: str
     export_seq: int
+    changes_since: int  # all changes since that export are in this one; 0: all days are
     complete_through: str | None
     dates: tuple[str, ...]
     tables: tuple[TableLayout, ...]
@@ -134,6 +135,17 @@ def find_undelivered(lake: Folder) -> Undelivered:
     if newest is not None and any(receipt["export_seq"] > newest.export_seq for receipt in receipts):
         newest = None
     return Undelivered(newest, broken)
+
+
+def complete_exports(lake: Folder) -> list[Export]:
+    """Return all complete exports that are still there, by export_seq; one that can't be read is warned of."""
+    exports = []
+    for path in lake.files(FOLDER, frozenset({MANIFEST})):
+        try:
+            exports.append(read_export(lake, path.split("/")[1]))
+        except ExportError as error:
+            warn("an export can't be read and is left out", file=lake.location(path), reason=str(error))
+    return sorted(exports, key=lambda export: export.export_seq)
 
 
 def latest_undelivered(lake: Folder) -> Export | None:
@@ -226,6 +238,7 @@ def _parse(manifest: dict[str, Any]) -> Export:
         lake_id=manifest.get("lake_id"),
         run_id=manifest["run_id"],
         export_seq=manifest["export_seq"],
+        changes_since=manifest.get("changes_since", 0 if manifest["full"] else manifest["export_seq"] - 1),
         complete_through=manifest["complete_through"],
         dates=tuple(manifest["dates"]),
         tables=tuple(TableLayout.from_json(table) for table in manifest["tables"]),

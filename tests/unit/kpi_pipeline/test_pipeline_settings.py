@@ -122,3 +122,27 @@ def test_a_policy_may_be_an_object() -> None:
     policy = {"Version": "2012-10-17", "Statement": []}
     found = load_pipeline_settings({**NEEDED, "execution_iam_policy": policy}.get)
     assert json.loads(found.execution_iam_policy) == policy
+
+
+REDSHIFT = {"redshift_workgroup": "kpis", "redshift_database": "d", "redshift_copy_role": "default"}
+
+
+def test_redshift_is_off_unless_it_is_set() -> None:
+    assert not load_pipeline_settings(NEEDED.get).redshift_is_on
+    settings = load_pipeline_settings({**NEEDED, **REDSHIFT}.get)
+    assert settings.redshift_is_on
+    assert settings.target == {"workgroup_name": "kpis", "database": "d"}
+
+
+@pytest.mark.parametrize(
+    ("left_out", "missing"),
+    [
+        ("redshift_workgroup", "redshift_workgroup or redshift_cluster"),
+        ("redshift_database", "redshift_database"),
+        ("redshift_copy_role", "redshift_copy_role"),
+    ],
+)
+def test_a_half_set_redshift_names_what_is_missing(left_out: str, missing: str) -> None:
+    given = {**NEEDED, **REDSHIFT, left_out: ""}
+    with pytest.raises(UsageError, match=f"Redshift is half set; missing: {missing}"):
+        load_pipeline_settings(given.get)

@@ -129,6 +129,7 @@ def test_each_export_has_what_changed_since_the_receipt_and_a_number_above(new_r
     assert two.items() == {MONDAY: "400"}
     assert (three.export(full=True) or {})["export_seq"] == 3
     assert three.items() == {MONDAY: "400", TUESDAY: "7"}
+    assert [run.manifest()["changes_since"] for run in (one, two, three)] == [0, 1, 0]
 
 
 def test_the_number_goes_on_after_the_release_before_and_after_exports_that_are_gone(

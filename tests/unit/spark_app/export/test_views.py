@@ -1,8 +1,12 @@
 from datetime import datetime
 
 from pyspark.sql import SparkSession
+from pyspark.sql import types as T
 
+from spark_app.config.dynamodb_layout import load_layout
 from spark_app.export.views import Kpis, view
+from spark_app.kpis import all_kpis
+from tests.unit.spark_app.kpis.inputs import inputs
 
 
 def kpis(spark: SparkSession) -> Kpis:
@@ -57,3 +61,16 @@ def test_a_table_with_ranks_has_its_key_in_one_text(spark: SparkSession) -> None
     )
     rows = view("hourly_top_albums", {"hourly_top_albums": albums}).collect()
     assert [row["ranked_key"] for row in rows] == ["2024-06-25T13:00:00Z#2"]
+
+
+def test_the_layout_says_how_many_digits_a_number_has(spark: SparkSession) -> None:
+    """Tables of Redshift are made from it: without, decimals would not fit, or be rounded."""
+    given = inputs(spark, [], [])
+    frames = {kpi.name: kpi.compute(given) for kpi in all_kpis()}
+    for name, table in load_layout().tables.items():
+        types = {field.name: field.dataType for field in view(name, frames).schema}
+        for attribute in table.attributes.values():
+            if attribute.type == "N":
+                found = types[attribute.column]
+                scale = found.scale if isinstance(found, T.DecimalType) else 0
+                assert scale == attribute.scale, (name, attribute.column)
