@@ -34,7 +34,7 @@ from spark_app.ingest.trial import Batch, note_trial, plan_batches
 from spark_app.ingest.write_staged import count_written, delete_old_rows, write_files
 from spark_app.kpis import all_kpis
 from spark_app.publish.dirty_dates import DirtyDates, all_dates, find_dirty_dates, staged_versions
-from spark_app.publish.glue_catalogue import register_tables
+from spark_app.publish.glue_catalogue import catalogues, register_tables
 from spark_app.publish.publish import publish
 from spark_app.recovery import open_lake, take_back
 from spark_app.run.context import Context
@@ -71,7 +71,7 @@ def run(context: Context, source: str | None, manifest: str | None) -> None:
     log("files", listed=len(listing.files), **dict(context.result.outcomes))
     kpis = _publish(context, state)
     _export(context, state, full=False, published=kpis)
-    if context.settings.glue_database and (taken or context.result.dirty_dates):
+    if catalogues(context.settings) and (taken or context.result.dirty_dates):
         with context.steps.step("register tables"):
             register_tables(context)
     _check_usable(context.result)

@@ -26,6 +26,7 @@ SETTINGS = {
     "ApplicationId": "emr_application_id",
     "JobRoleArn": "execution_role_arn",
     "TopicArn": "alert_topic_arn",
+    "FiguresLogGroup": "metrics_log_group",
 }
 
 
@@ -136,7 +137,10 @@ def show_outputs(outputs: Mapping[str, str]) -> None:
     settings = {name: outputs[output] for output, name in SETTINGS.items() if output in outputs}
     print(f"\nAirflow Variable music_streaming_pipeline:\n{json.dumps(settings, indent=1)}")
     print(f"\nenvironment of Airflow, to start on arrival:\nMUSIC_KPIS_DAG_QUEUE_URL={outputs['QueueUrl']}")
-    policies = "\n".join(outputs[name] for name in ("DagPolicyArn", "DagJobPolicyArn") if name in outputs)
+    named = ("DagPolicyArn", "DagJobPolicyArn", "DagRedshiftPolicyArn")
+    policies = "\n".join(outputs[name] for name in named if name in outputs)
+    if "RedshiftCopyRoleArn" in outputs:
+        print(f"\nfor docs/redshift.md, the setting redshift_copy_role: {outputs['RedshiftCopyRoleArn']}")
     print(f"\npolicies to attach to the role of Airflow's workers:\n{policies}")
 
 

@@ -18,6 +18,7 @@ CONTENTS = {
     "bench": ["--group", "bench"],
     "browser": ["--group", "browser"],
     "build": ["--group", "build"],
+    "cfn": ["--group", "cfn"],
     "dev": ["pyproject.toml", "--extra", "spark", "--group", "dev"],
     "java": ["--group", "java"],
     "tools": ["--group", "tools"],

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from kpi_common.conf_files import load_toml
 from kpi_common.contracts import Dataset, load_contract
+from kpi_pipeline.settings import param_schemas
 from tools.toolchain import ROOT
 
 PAGE = ROOT / "docs" / "reference.md"
@@ -20,7 +21,7 @@ Made from the code and [conf/](../conf) by `python -m tools.reference`; a test c
 
 def reference() -> str:
     """Return the page."""
-    return "\n".join([HEAD, *_kpis(), *_contracts(), *_settings()]).rstrip() + "\n"
+    return "\n".join([HEAD, *_kpis(), *_contracts(), *_settings(), *_pipeline_settings()]).rstrip() + "\n"
 
 
 def _kpis() -> Iterator[str]:
@@ -83,6 +84,14 @@ def _settings() -> Iterator[str]:
         else:
             comment = ""
     yield from _table(("setting", "default", "what it does"), rows)
+
+
+def _pipeline_settings() -> Iterator[str]:
+    yield "## Settings of the DAG\n"
+    yield "Params of a run, else keys of the Airflow Variable `music_streaming_pipeline`; see [deploy.md](deploy.md).\n"
+    schemas = param_schemas()
+    rows = [(schema["section"], f"`{name}`", schema["description"]) for name, schema in schemas.items()]
+    yield from _table(("of", "setting", "what it is"), rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:

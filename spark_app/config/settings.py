@@ -70,6 +70,7 @@ class Settings(BaseSettings):
     database_updated_at: Annotated[str, Field(pattern=r"^[A-Za-z_0-9]*$")]
     database_rows_per_read: Annotated[int, Field(ge=1000)]
     glue_database: Annotated[str, Field(pattern=r"^[a-z0-9_]{0,252}$")]
+    glue_spectrum_database: Annotated[str, Field(pattern=r"^[a-z0-9_]{0,252}$")]
     usd_per_vcpu_hour: Annotated[float, Field(ge=0)]
     usd_per_gb_hour: Annotated[float, Field(ge=0)]
 

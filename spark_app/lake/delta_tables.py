@@ -25,6 +25,9 @@ _LOG = "_delta_log"
 # In a table's folder while its first commit is being made: without a log, the files there are a killed job's.
 _FIRST_WRITE = "_first_write"
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+# Lists of data files by which engines that don't know Delta read a table, kept by Delta itself with each commit.
+MANIFESTS = "_symlink_format_manifest"
+_KEEPS_MANIFESTS = "delta.compatibility.symlinkFormatManifest.enabled"
 _RETENTION_CHECK = "spark.databricks.delta.retentionDurationCheck.enabled"
 
 
@@ -171,6 +174,15 @@ class Table:
             spark.sql(f"VACUUM {self._sql_name} RETAIN {retention_days * 24} HOURS")
         finally:
             spark.conf.unset(_RETENTION_CHECK)
+
+    def keep_manifests(self, spark: SparkSession) -> None:
+        """Have Delta write the table's manifests, and those of changed partitions with each commit from now on."""
+        properties = dict(row[:2] for row in spark.sql(f"SHOW TBLPROPERTIES {self._sql_name}").collect())
+        if properties.get(_KEEPS_MANIFESTS) == "true":
+            return
+        self._before_commit()
+        spark.sql(f"GENERATE symlink_format_manifest FOR TABLE {self._sql_name}")
+        spark.sql(f"ALTER TABLE {self._sql_name} SET TBLPROPERTIES ('{_KEEPS_MANIFESTS}' = 'true')")
 
     @property
     def _first_write(self) -> str:

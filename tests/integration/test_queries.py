@@ -26,7 +26,7 @@ from tools.toolchain import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 PAGE = (ROOT / "docs" / "queries.md").read_text("utf-8")
-DATABASE = "music_test"
+DATABASE, BY_MANIFEST = "music_test", "music_by_manifest"
 TABLES = {
     **{f"staged_{name}": f"staged/{name}" for name in ("songs", "streams", "users")},
     **{
@@ -66,7 +66,8 @@ def glue() -> Iterator[Any]:
 def application(spark: SparkSession, glue: Any, tmp_path_factory: pytest.TempPathFactory) -> Application:  # noqa: ARG001
     """A lake with one day: two listens counted, one waiting; its tables are in the catalogue."""
     directory = tmp_path_factory.mktemp("queries")
-    application = Application(spark, directory / "input", directory / "lake", {"glue_database": DATABASE})
+    databases = {"glue_database": DATABASE, "glue_spectrum_database": BY_MANIFEST}
+    application = Application(spark, directory / "input", directory / "lake", databases)
     put(application, "songs/a.csv", "1,A,Ann,Alpha,50,1000,pop")
     put(application, "users/a.csv", "1,Ann,2024-01-01")
     listens = [f"{user},A,2024-06-24 1{user}:00:00" for user in range(8)]
@@ -149,6 +150,28 @@ def test_tables_are_registered_with_columns_comments_partition_and_location(
     }
 
 
+def test_tables_are_registered_by_manifest_with_their_partitions(application: Application, glue: Any) -> None:
+    tables = {table["Name"]: table for table in glue.get_tables(DatabaseName=BY_MANIFEST)["TableList"]}
+    assert tables.keys() == TABLES.keys()
+    for name, path in TABLES.items():
+        place = f"{application.lake / path}/_symlink_format_manifest"
+        storage = tables[name]["StorageDescriptor"]
+        assert storage["Location"] == f"file://{place}"
+        assert storage["InputFormat"] == "org.apache.hadoop.hive.ql.io.SymlinkTextInputFormat"
+        assert "spark.sql.sources.provider" not in tables[name]["Parameters"]
+        found = glue.get_partitions(DatabaseName=BY_MANIFEST, TableName=name)["Partitions"]
+        days = {part["Values"][0]: part["StorageDescriptor"]["Location"] for part in found}
+        partitioned = bool(DeltaTable(str(application.lake / path)).metadata().partition_columns)
+        day = {"2024-06-24": f"file://{place}/listen_date=2024-06-24"}
+        assert days == (day if partitioned else {}), name
+    glue.create_partition(
+        DatabaseName=BY_MANIFEST, TableName="hourly", PartitionInput={"Values": ["2020-01-01"], "StorageDescriptor": {}}
+    )
+    register_tables(context_of(application))
+    (left,) = glue.get_partitions(DatabaseName=BY_MANIFEST, TableName="hourly")["Partitions"]
+    assert left["Values"] == ["2024-06-24"]
+
+
 def test_a_changed_table_is_evolved_and_others_are_left(application: Application, glue: Any) -> None:
     """Somebody dropped a column, put a note of their own, and took a name for another table."""
     for name, change in (("hourly", drop_column), ("top_songs", move_away)):
@@ -170,7 +193,8 @@ def test_a_changed_table_is_evolved_and_others_are_left(application: Application
 
 
 def context_of(application: Application) -> Context:
-    return a_context(application.lake, lambda: application.spark, f"glue_database={DATABASE}")
+    databases = (f"glue_database={DATABASE}", f"glue_spectrum_database={BY_MANIFEST}")
+    return a_context(application.lake, lambda: application.spark, *databases)
 
 
 def drop_column(table: dict[str, Any]) -> dict[str, Any]:
@@ -186,5 +210,6 @@ def test_a_catalogue_out_of_reach_is_a_warning(application: Application, monkeyp
     monkeypatch.setenv("AWS_ENDPOINT_URL_GLUE", "http://127.0.0.1:9")
     context = context_of(application)
     register_tables(context)
-    (warning,) = context.result.warnings
-    assert "not registered in the Glue Data Catalog: Glue database music_test: can't be reached" in warning
+    warnings = context.result.warnings
+    assert len(warnings) == 2
+    assert "not registered in the Glue Data Catalog: Glue database music_test: can't be reached" in warnings[0]

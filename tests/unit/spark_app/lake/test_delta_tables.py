@@ -63,6 +63,23 @@ def test_a_files_rows_are_replaced_in_one_commit_and_others_stay(spark: SparkSes
         table.changed_dates(0)
 
 
+def test_manifests_are_kept_with_each_commit_once_they_are_asked_for(spark: SparkSession, table: Table) -> None:
+    replace(table, rows(spark, (1, "2024-06-01", 1), (1, "2024-06-02", 2)), None)
+    table.keep_manifests(spark)
+    version = table.version()
+    table.keep_manifests(spark)
+    assert table.version() == version
+    replace(table, rows(spark, (2, "2024-06-02", 3), (2, "2024-06-03", 4)), "listen_date >= '2024-06-02'")
+    replace(table, rows(spark).where("false"), "listen_date = '2024-06-01'")
+    listed = {}
+    for manifest in Path(table.uri).glob("_symlink_format_manifest/*/manifest"):
+        listed[manifest.parent.name] = {line.rpartition("/")[2] for line in manifest.read_text("utf-8").split()}
+    files = {Path(path).name for path in table.read(spark).inputFiles()}
+    assert sorted(listed) == ["listen_date=2024-06-02", "listen_date=2024-06-03"]
+    assert set().union(*listed.values()) == files
+    assert table.changed_dates(version, version + 1) == {"2024-06-02", "2024-06-03"}
+
+
 def test_a_lost_lock_stops_the_commit(spark: SparkSession, tmp_path: Path) -> None:
     def lost() -> None:
         raise UsageError("the lock is lost")
