@@ -86,6 +86,11 @@ class S3Storage:
         """Put if the object still has this etag (None: if there is none); return the new etag, or None if not."""
         return self._put(uri, data, {"IfNoneMatch": "*"} if tag is None else {"IfMatch": f'"{tag}"'})
 
+    def rewrite_if(self, uri: str, data: bytes, tag: str) -> str | None:
+        """Put as `write_if`, with the notes that the object has; its time becomes now."""
+        head = self._head(uri)
+        return None if head is None else self._put(uri, data, {"IfMatch": f'"{tag}"', "Metadata": head["Metadata"]})
+
     def delete_if(self, uri: str, tag: str) -> bool:
         """Delete the object if it still has this etag; tell whether no object is there now.
 

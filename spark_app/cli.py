@@ -21,7 +21,7 @@ from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from kpi_common.contracts import Dataset, load_contract
-from kpi_common.files import normalise
+from kpi_common.files import normalise, storage_for
 from kpi_common.log import log, printable, set_log_context, set_up_logging, warn
 from spark_app import __version__, commands
 from spark_app.config.dynamodb_layout import load_layout
@@ -152,7 +152,26 @@ def _resolve_command(arguments: argparse.Namespace) -> Callable[[Context], None]
         return lambda context: commands.export(context, full=arguments.full)
     if command == "restore":
         return lambda context: commands.restore(context, arguments.run)
+    if command == "forget-user":
+        ids, folders = _user_ids(arguments), [normalise(folder) for folder in arguments.files]
+        return lambda context: commands.forget_users(
+            context, ids, folders, rewrite=arguments.rewrite, dry_run=arguments.dry_run
+        )
     return commands.compact
+
+
+def _user_ids(arguments: argparse.Namespace) -> list[int]:
+    """Return the ids that are named, and those of the file, of which each line holds one."""
+    if arguments.ids is None:
+        return list(arguments.user_ids)
+    uri = normalise(arguments.ids)
+    data = storage_for(uri).read(uri)
+    if data is None:
+        raise UsageError(f"--ids {uri}: there is no such file")
+    try:
+        return [*arguments.user_ids, *(int(line) for line in data.split())]
+    except ValueError:
+        raise UsageError(f"--ids {uri}: expected one whole number on each line") from None
 
 
 def _show_files(arguments: argparse.Namespace, settings: Settings, lake: str, spark: SparkSession | None) -> int:
@@ -280,6 +299,16 @@ def _parser() -> argparse.ArgumentParser:
     restore = sub.add_parser("restore", parents=[common], help="KPI tables as they were before a run")
     restore.add_argument("--run", required=True, metavar="RUN_ID", help="the run whose KPIs are taken back")
     sub.add_parser("compact", parents=[common], help="merge small files, delete what is past its retention")
+    forget = sub.add_parser("forget-user", parents=[common], help="remove users everywhere, and keep them out")
+    forget.add_argument(
+        "user_ids", nargs="*", type=int, metavar="ID", help="user_id; without any: all whom it forgot before"
+    )
+    forget.add_argument("--ids", metavar="FILE", help="file with one id on each line: so no list of processes shows it")
+    forget.add_argument(
+        "--files", action="append", default=[], metavar="URI", help="folder of files to search: raw, archive, rejected"
+    )
+    forget.add_argument("--rewrite", action="store_true", help="take their rows out of these files, too")
+    forget.add_argument("--dry-run", action="store_true", help="only list what names them")
     return parser
 
 

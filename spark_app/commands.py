@@ -15,6 +15,8 @@ from kpi_common.files import storage_for
 from kpi_common.log import log
 from spark_app.errors import NothingUsableError, UsageError
 from spark_app.export.export import delete_old_exports, export_changes
+from spark_app.forget.files import record_forgotten, rewrite_file, search_folders, search_lake
+from spark_app.forget.rows import remove_rows
 from spark_app.ingest.acceptance import judge_references, judge_streams, require_references
 from spark_app.ingest.candidates import Candidate
 from spark_app.ingest.database import sources, with_databases
@@ -33,12 +35,15 @@ from spark_app.ingest.ingest import (
 from spark_app.ingest.trial import Batch, note_trial, plan_batches
 from spark_app.ingest.write_staged import count_written, delete_old_rows, write_files
 from spark_app.kpis import all_kpis
+from spark_app.lake.delta_tables import Table
+from spark_app.lake.tables import Lake
 from spark_app.publish.dirty_dates import DirtyDates, all_dates, find_dirty_dates, staged_versions
 from spark_app.publish.glue_catalogue import catalogues, register_tables
 from spark_app.publish.publish import publish
 from spark_app.recovery import open_lake, take_back
 from spark_app.run.context import Context
 from spark_app.run.files import FileVersion, Status
+from spark_app.run.forgotten import read_forgotten
 from spark_app.run.result import RunResult, delete_old_results
 from spark_app.run.state import StateFile
 from spark_app.spark.session import plans_for
@@ -55,6 +60,8 @@ def run(context: Context, source: str | None, manifest: str | None) -> None:
             context.result.manifest = {"path": manifest, "etag": found.etag if found else None}
         listing = read_manifest(manifest) if manifest else list_input(source or "")
     state = _open_lake(context)
+    if context.forgotten.hashes:
+        log("rows of forgotten users will be left out", users=len(context.forgotten.hashes))
     if sources(context.settings):
         with context.steps.step("read databases"):
             listing = with_databases(context, listing)
@@ -207,14 +214,52 @@ def compact(context: Context) -> None:
             delete_old_rows(context, limit)
         with context.steps.step("delete old results"):
             delete_old_results(lake, limit)
-    tables = [lake.staged(dataset) for dataset in Dataset] + [lake.kpi(kpi.name) for kpi in all_kpis()]
-    for table in [*tables, lake.quarantine]:
-        if table.version() < 0:
-            continue
+    for table in _tables(lake):
         with context.steps.step(f"compact {table.uri.removeprefix(lake.uri).strip('/')}"):
             table.compact(context.spark, context.settings.retention_days)
     with context.steps.step("delete old exports"):
-        delete_old_exports(context)
+        delete_old_exports(context, context.settings.retention_days)
+
+
+def forget_users(
+    context: Context, user_ids: Iterable[int], folders: Sequence[str], *, rewrite: bool, dry_run: bool
+) -> None:
+    """Remove users everywhere: noted as forgotten first, so that nothing brings them back, and again by each try.
+
+    Without ids, what was forgotten before is looked for again, such as after a backup was brought back. A dry run
+    changes nothing, and takes back nothing that a dead run left.
+    """
+    state = None if dry_run else _open_lake(context)
+    step = context.steps.step
+    known = read_forgotten(context.lake, context.settings, with_key=True)
+    forgotten = known.adding(user_ids)
+    if not forgotten.hashes:
+        raise UsageError("forget-user: name a user's id, or a file of ids with --ids")
+    if state is not None and forgotten != known:
+        with step("note whom to forget"):
+            forgotten.write(context.lake)
+    with step("remove rows"):
+        rows = remove_rows(context, forgotten, dry_run=dry_run)
+    with step("search files"):
+        in_lake, others = search_lake(context, forgotten), search_folders(context, folders, forgotten)
+    if state is not None:
+        with step("rewrite files"):
+            in_lake = [rewrite_file(context, state, found, forgotten) for found in in_lake]
+            others = [rewrite_file(context, state, found, forgotten) for found in others] if rewrite else others
+    record_forgotten(context.result, forgotten, rows, [*in_lake, *others], dry_run=dry_run)
+    if state is None:
+        return
+    _export(context, state, full=False, published=_publish(context, state))
+    with step("delete old versions"):
+        for table in _tables(context.lake):
+            table.delete_old_versions(context.spark, retention_days=0)
+        delete_old_exports(context, retention_days=0)
+
+
+def _tables(lake: Lake) -> list[Table]:
+    """Return the Delta tables of a lake, those that there are."""
+    tables = [*(lake.staged(dataset) for dataset in Dataset), *(lake.kpi(kpi.name) for kpi in all_kpis())]
+    return [table for table in [*tables, lake.quarantine] if table.version() >= 0]
 
 
 def _open_lake(context: Context) -> StateFile:

@@ -10,6 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from kpi_common.contracts import Dataset
+from kpi_common.files import etag_of_content, storage_for
 from kpi_common.log import warn
 from spark_app.ingest.delta_ledger import convert_ledger
 from spark_app.ingest.file_ledger import Ledger, LedgerFolder
@@ -29,7 +30,26 @@ def open_lake(context: Context) -> StateFile:
     if not state.exists:
         convert_ledger(context, state)
     recover(context, state)
+    settle_rewriting(state)
     return state
+
+
+def settle_rewriting(state: StateFile) -> None:
+    """Give the ledger the etag of a file that was written again without forgotten users, if it was.
+
+    So it is no new version, which would count as newer than it is.
+    """
+    entry = state.value.rewriting
+    if entry is None:
+        return
+    storage, folder = storage_for(entry.uri), LedgerFolder(state)
+    tagged, found = storage.read_tagged(entry.uri), storage.find(entry.uri)
+    if tagged and found and etag_of_content(tagged[0]) == entry.new_content:
+        ledger = folder.read([entry.name])
+        for version in [v for v in ledger.of(entry.name) if v.etag == entry.etag]:
+            ledger.settle(replace(version, etag=tagged[1], size=found.size, stat=found.stat))
+        folder.write(ledger, [entry.name])
+    state.save("rewritten", rewriting=None)
 
 
 def recover(context: Context, state: StateFile) -> None:

@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     export_part_items: Count
     retention_days: Annotated[int, Field(ge=0)]
     quarantine_days: Annotated[int, Field(ge=0)]
+    forget_key: str
     inspect_on_driver_bytes: Annotated[int, Field(ge=0)]
     rows_per_data_file: Annotated[int, Field(ge=1000)]
     songs_source: str

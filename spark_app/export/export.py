@@ -152,13 +152,13 @@ def export_changes(
     }
 
 
-def delete_old_exports(context: Context) -> None:
+def delete_old_exports(context: Context, retention_days: int) -> None:
     """Delete exports that a newer delivered one contains, after the retention."""
     lake, state = context.lake, read_export_state(context.lake)
     newest = state.newest_delivered
     if newest is None:
         return
-    limit = context.now.timestamp() - context.settings.retention_days * 86400
+    limit = context.now.timestamp() - retention_days * 86400
     older = {m["run_id"] for m in state.manifests if m["export_seq"] < newest["export_seq"]}
     for stored in list(storage_for(lake.uri).list_files(lake.exports)):
         run_id, _, name = stored.relative.rpartition("/")

@@ -29,6 +29,7 @@ from spark_app.ingest.file_profile import (
     quarantine_reasons,
     verdict,
 )
+from spark_app.ingest.forgotten_rows import flag_forgotten
 from spark_app.ingest.preflight import rejection_hint
 from spark_app.ingest.staged_rows import LISTEN, listen_day
 from spark_app.ingest.validation import Checked, check
@@ -133,7 +134,8 @@ def _read(
         records = quoted_records(context.spark, sources)
     fields = split_fields(records, contract, form.header, quotes=form.quotes)
     checked = check(fields, contract, context.settings, decomposed=form.decomposed)
-    rows = references.look_up(checked.frame)
+    checked = flag_forgotten(replace(checked, frame=references.look_up(checked.frame)), context.forgotten)
+    rows = checked.frame
     if contract.dataset is not Dataset.STREAMS:
         return replace(checked, frame=frames.enter_context(_kept(rows)))
     raw = F.when(checked.quarantined, F.col("raw")).alias("raw")  # most of listens are good
@@ -153,6 +155,7 @@ def _judge_file(candidate: Candidate, profile: FileProfile, checked: Checked, se
     judged = replace(candidate, profile=profile).counted(
         rows=profile.rows,
         quarantined=profile.quarantined,
+        forgotten=profile.forgotten,
         quarantined_by_reason=quarantine_reasons(profile, checked),
         # As rows, until they are counted as staged; what recovery goes by when the run dies before that.
         waiting=profile.waiting,

@@ -25,6 +25,7 @@ from kpi_common.aws import new_client, plain_aws_errors
 from kpi_common.contracts import Contract, Dataset, load_contract
 from kpi_common.files import join, storage_for
 from kpi_common.log import log, warn
+from spark_app.config.secrets import read_secret
 from spark_app.config.settings import Settings
 from spark_app.errors import AppError, UsageError
 from spark_app.ingest.discovery import Listing
@@ -256,13 +257,7 @@ def _credentials(source: Source, settings: Settings) -> tuple[str, str]:
                 DBHostname=host, Port=int(port or _PORTS[source.parts["kind"]]), DBUsername=settings.database_iam_user
             )
         return settings.database_iam_user, token
-    if secret.startswith("/"):
-        data = storage_for(secret).read(secret)
-        if data is None:
-            raise UsageError(f"database_secret {secret}: there is no such file")
-    else:
-        with plain_aws_errors(f"secret {secret} (database_secret)"):
-            data = new_client("secretsmanager").get_secret_value(SecretId=secret)["SecretString"].encode()
+    data = read_secret("database_secret", secret)
     try:
         content: dict[str, Any] = json.loads(data)
         return str(content["username"]), str(content["password"])

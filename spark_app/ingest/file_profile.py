@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 from kpi_common.contracts import Contract, Severity
 from spark_app.config.settings import Settings
 from spark_app.ingest.csv_records import Block
-from spark_app.ingest.validation import Checked
+from spark_app.ingest.validation import FORGOTTEN, Checked
 
 
 @dataclass
@@ -28,6 +28,7 @@ class FileProfile:
     rows: int = 0
     lines: int = 0
     quarantined: int = 0
+    forgotten: int = 0
     waiting: int = 0
     unknown_users: int = 0
     by_reason: Counter[str] = field(default_factory=Counter)
@@ -37,8 +38,8 @@ class FileProfile:
 
     @property
     def kept(self) -> int:
-        """Rows that are not quarantined (valid, or duplicates of such)."""
-        return self.rows - self.quarantined
+        """Rows that are neither quarantined nor of forgotten users (valid, or duplicates of such)."""
+        return self.rows - self.quarantined - self.forgotten
 
 
 FLAGS = ("broken_rules", "nulls", "is_header", "known_track", "known_user", "lines")
@@ -83,6 +84,9 @@ def profile_files(counted: DataFrame, checked: Checked, *, by_lines: bool) -> di
 def _add(profile: FileProfile, row: Any, rows: int, lines: int, checked: Checked, quarantine: int) -> None:
     profile.rows += rows
     profile.lines += lines
+    if row["broken_rules"] == FORGOTTEN:
+        profile.forgotten += rows
+        return
     for reason in checked.reasons(row["broken_rules"]):
         profile.by_reason[reason] += rows
     for bit, name in enumerate(checked.contract.names):

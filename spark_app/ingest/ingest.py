@@ -192,10 +192,11 @@ def _opened(context: Context, inspection: Inspection, ledger: Ledger) -> Candida
 
 def _settled(context: Context, candidate: Candidate) -> Candidate:
     version = candidate.version
-    if candidate.accepted and version.rows != version.valid + version.duplicates + version.quarantined:
+    fates = version.valid + version.duplicates + version.quarantined + version.forgotten
+    if candidate.accepted and version.rows != fates:
         raise AuditError(
-            f"{candidate.file.uri}: {version.rows} rows were read, but {version.valid} valid + "
-            f"{version.duplicates} duplicates + {version.quarantined} quarantined",
+            f"{candidate.file.uri}: {version.rows} rows were read, but {version.valid} valid + {version.duplicates} "
+            f"duplicates + {version.quarantined} quarantined + {version.forgotten} of forgotten users",
             code="conservation",
         )
     return candidate.counted(status=Status.ACCEPTED if candidate.accepted else Status.REJECTED, updated_at=context.now)

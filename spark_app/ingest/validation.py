@@ -33,6 +33,7 @@ HTML_ENTITY = "html_entity"
 SUSPICIOUS = ("null", "none", "nan", "n/a", "na", "nil", "undefined", "\\n", "(null)", "<null>")
 _ENTITY = r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
 _BOM = "\ufeff"
+FORGOTTEN = 1 << 62  # a bit of broken_rules, alone there: the row names a user who is forgotten
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,9 @@ class Checked:
 
     @property
     def kept(self) -> DataFrame:
-        """Rows that are not set aside, with typed columns."""
-        return self.frame.where(~self.quarantined)
+        """Rows that are neither set aside nor of a forgotten user, with typed columns."""
+        dropped = self.mask(Severity.QUARANTINE) | FORGOTTEN
+        return self.frame.where(F.col("broken_rules").bitwiseAND(F.lit(dropped)) == 0)
 
 
 def check(fields: DataFrame, contract: Contract, settings: Settings, *, decomposed: bool = False) -> Checked:

@@ -168,6 +168,10 @@ class Table:
         """Merge small files, then delete files that no version within the retention needs."""
         self._before_commit()
         spark.sql(f"OPTIMIZE {self._sql_name}")
+        self.delete_old_versions(spark, retention_days)
+
+    def delete_old_versions(self, spark: SparkSession, retention_days: int) -> None:
+        """Delete files that no version within the retention needs, and what killed writes left."""
         self._before_commit()
         spark.conf.set(_RETENTION_CHECK, "false")
         try:

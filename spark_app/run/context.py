@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -12,6 +13,7 @@ from pyspark.sql import SparkSession
 from spark_app.config.settings import Settings
 from spark_app.lake.tables import Lake
 from spark_app.log import Steps
+from spark_app.run.forgotten import Forgotten, read_forgotten
 from spark_app.run.result import RunResult
 
 
@@ -35,6 +37,11 @@ class Context:
     def now(self) -> datetime:
         """The current time, in UTC."""
         return datetime.now(UTC)
+
+    @cached_property
+    def forgotten(self) -> Forgotten:
+        """Whom this lake has forgotten, as of when it was first asked for."""
+        return read_forgotten(self.lake, self.settings)
 
     def metadata(self, step: str, **fields: Any) -> dict[str, Any]:
         """What a Delta commit says of itself."""

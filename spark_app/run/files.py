@@ -74,6 +74,7 @@ class FileVersion:
     quarantined: int = 0
     waiting: int = 0
     unknown_users: int = 0
+    forgotten: int = 0
     quarantined_by_reason: Mapping[str, int] = field(default_factory=dict)
     run_id: str = ""
     updated_at: datetime = datetime(1970, 1, 1, tzinfo=UTC)

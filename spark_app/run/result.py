@@ -16,7 +16,7 @@ from spark_app.errors import LockLostError
 from spark_app.lake.tables import Lake
 from spark_app.run.files import FileVersion, InputFile
 
-COUNTS = ("rows", "valid", "duplicates", "quarantined", "waiting", "unknown_users")
+COUNTS = ("rows", "valid", "duplicates", "quarantined", "forgotten", "waiting", "unknown_users")
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class RunResult:
     tables: dict[str, int] = field(default_factory=dict)
     export: dict[str, Any] | None = None
     cost: dict[str, Any] | None = None
+    forgotten: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
 
     def warn(self, text: str) -> None:
@@ -133,6 +134,7 @@ class RunResult:
             "cost": self.cost,
             "tables": self.tables,
             "export": self.export,
+            "forgotten": self.forgotten,
             "warnings": self.warnings,
         }
 

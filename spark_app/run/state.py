@@ -48,11 +48,22 @@ class TrialGroup:
 
 
 @dataclass(frozen=True)
+class Rewriting:
+    """A file of the input that is being written again with some rows less: its etag, and that of its new content."""
+
+    name: str
+    uri: str
+    etag: str
+    new_content: str
+
+
+@dataclass(frozen=True)
 class LakeState:
     """The content of `ops/state.json`; each file of `open` is pending or withdrawing.
 
     `newest_accepted` is, by dataset, the modification time of the newest file whose rows count. `judging` are the files
-    that are being judged; `suspects` are to be tried apart from others (see `ingest.trial`).
+    that are being judged; `suspects` are to be tried apart from others (see `ingest.trial`). `rewriting` is
+    the one file that users are being taken out of (see `forget`).
     """
 
     schema_version: int = 1
@@ -62,6 +73,7 @@ class LakeState:
     open: tuple[FileVersion, ...] = ()
     judging: TrialGroup | None = None
     suspects: tuple[TrialGroup, ...] = ()
+    rewriting: Rewriting | None = None
     run_id: str = ""
     step: str = ""
 

@@ -23,7 +23,7 @@ from spark_app.lake import lock  # noqa: E402
 from spark_app.lake.delta_tables import Table  # noqa: E402
 from tests.faults.points import LostReply, Points  # noqa: E402
 
-WRITES = ("write", "write_if", "delete_if", "delete_folder")
+WRITES = ("write", "write_if", "rewrite_if", "delete_if", "delete_folder")
 
 
 def name_of(uri: str, method: str, data: object = b"") -> str:
@@ -73,7 +73,7 @@ def wrap_renaming(points: Points) -> None:
 
 
 def wrap_tables(points: Points) -> None:
-    """Put points around every commit of a Delta table."""
+    """Put points around every commit of a Delta table, and around the deletion of what no version needs any more."""
     replace = Table.replace
 
     def wrapped(self: Table, frame: Any, where: Any, metadata: dict[str, Any], *rest: Any, **more: Any) -> int:
@@ -85,6 +85,13 @@ def wrap_tables(points: Points) -> None:
         return version
 
     Table.replace = wrapped  # type: ignore[method-assign]
+    delete = Table.delete_old_versions
+
+    def wrapped_delete(self: Table, *arguments: Any, **more: Any) -> None:
+        name = f"{'/'.join(self.uri.split('/')[-2:])} old versions"
+        points.around(name, lambda: delete(self, *arguments, **more))
+
+    Table.delete_old_versions = wrapped_delete  # type: ignore[method-assign]
 
 
 def main() -> int:

@@ -65,3 +65,24 @@ SECOND_DAY = [
     killed("result.json: after"),
     killed("give back the lake's lock: after"),
 ]
+# Of forgetting a user: the lake of the first day, with the input that it was made of.
+FORGETTING = [
+    killed("forgotten.json: inside"),
+    reply_lost("forgotten.json: after"),
+    killed("staged/streams forget: inside"),
+    killed("staged/streams forget: after"),
+    killed("staged/users forget: after"),
+    reply_lost("quarantine/records forget: after"),
+    killed("ops/state.json rewrite: after"),
+    killed("both.csv: inside"),
+    # The file is another one, and the ledger does not know it yet.
+    killed("both.csv: after"),
+    killed("two.csv: after"),
+    killed("ops/state.json rewritten: inside"),
+    killed("kpis/hourly publish: after"),
+    killed("ops/state.json progress: after"),
+    killed("export manifest: after"),
+    killed("staged/streams old versions: before"),
+    killed("quarantine/records old versions: after"),
+    killed("result.json: after"),
+]

@@ -208,6 +208,20 @@ def test_a_file_that_should_never_have_come_goes_everywhere(place: Place) -> Non
     assert differences(place.application.kpis(), place.expected()) == []
 
 
+@pytest.mark.long
+def test_a_user_is_forgotten(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "key").write_text("k" * 40, "utf-8")
+    monkeypatch.setenv("MUSIC_KPIS_FORGET_KEY", str(tmp_path / "key"))
+    before = place.deliver()
+    for command in commands("A user wants to be forgotten"):
+        place.tell(command, **{"4711": "2"})
+    assert place.items() != before
+    assert (place.application.input / "streams/monday.csv").read_text("utf-8").splitlines()[1:] == [
+        f"1,A,{MONDAY} 10:00:00"
+    ]
+    assert differences(place.application.kpis(), place.expected()) == []
+
+
 # --- a lost lake ---
 
 

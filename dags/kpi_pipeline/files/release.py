@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kpi_common.errors import UsageError
-from kpi_common.s3_files import S3Storage
+from kpi_common.s3_files import ETAG_NOTE, S3Storage
 from kpi_common.uris import StoredFile
 from kpi_pipeline.files.archive import REASON_SUFFIX, SOURCE_NAME
 from kpi_pipeline.files.claims import REJECTED, ClaimLedger
@@ -55,8 +55,9 @@ def _find_rejected(buckets: S3Storage, rejected: str, name: str, etag: str) -> S
     stem = relative.rpartition("/")[2].partition(".")[0]
     found = None
     for stored in buckets.list_files(f"{rejected.rstrip('/')}/{dataset}"):
-        if stem not in stored.relative or stored.relative.endswith(REASON_SUFFIX) or stored.etag != etag:
+        if stem not in stored.relative or stored.relative.endswith(REASON_SUFFIX):
             continue
-        if (buckets.notes(stored.uri) or {}).get(SOURCE_NAME) == name:
+        notes = buckets.notes(stored.uri) or {}  # a copy has an etag of its own where KMS encrypts it
+        if notes.get(SOURCE_NAME) == name and etag in {stored.etag, notes.get(ETAG_NOTE)}:
             found = stored
     return found

@@ -264,6 +264,17 @@ def test_a_write_with_a_tag_only_replaces_what_it_saw(tmp_path: Path) -> None:
     assert DISK.read_tagged(uri) == (b"2", second)
 
 
+def test_a_file_that_is_rewritten_keeps_its_times_and_gets_no_neighbour(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"1")
+    os.utime(path, ns=(1, 2_000_000_003))
+    assert DISK.rewrite_if(str(path), b"2", etag_of_content(b"0")) is None
+    assert DISK.rewrite_if(str(tmp_path / "none"), b"2", etag_of_content(b"0")) is None
+    assert DISK.rewrite_if(str(path), b"2", etag_of_content(b"1")) == etag_of_content(b"2")
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (b"2", 2_000_000_003)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_file_is_deleted_only_if_it_is_the_one_that_was_seen(tmp_path: Path) -> None:
     uri = str(tmp_path / "a")
     DISK.write(uri, b"1")

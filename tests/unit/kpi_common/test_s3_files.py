@@ -60,6 +60,17 @@ def test_a_conditional_write_takes_what_it_saw_and_nothing_else(store: S3Storage
     assert store.write_if(URI, b"4", second) is None, "a file that is gone is not written anew"
 
 
+def test_an_object_that_is_rewritten_keeps_its_notes(store: S3Storage) -> None:
+    store.write(URI, b"old")
+    (listed,) = store.list_files("s3://music/a b")
+    store.copy(listed, "s3://music/to/k", {"source-name": "streams/ä.csv"})
+    assert store.rewrite_if("s3://music/to/k", b"new", "other") is None
+    assert store.rewrite_if("s3://music/none", b"new", "other") is None
+    tag = store.rewrite_if("s3://music/to/k", b"new", str(listed.etag))
+    assert store.read_tagged("s3://music/to/k") == (b"new", tag)
+    assert store.notes("s3://music/to/k") == {"source-name": "streams/ä.csv", "source-etag": listed.etag}
+
+
 def test_a_copy_has_notes_and_is_of_the_listed_version_only(
     store: S3Storage, s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -260,16 +260,15 @@ def test_old_exports_that_a_newer_delivered_one_contains_are_deleted(new_run: Ca
     one, two, three = map(new_run, ["one", "two", "three"])
     one.export(full=True)
     two.export(full=True)
-    delete_old_exports(two.context)
+    delete_old_exports(two.context, 30)
     assert (one.folder / "exports" / "one").exists()
     two.deliver()
     three.export(full=True)
-    object.__setattr__(three.context, "settings", settings("retention_days=0"))
     three.is_lost = True
     with pytest.raises(LockLostError):
-        delete_old_exports(three.context)
+        delete_old_exports(three.context, 0)
     three.is_lost = False
-    delete_old_exports(three.context)
+    delete_old_exports(three.context, 0)
     assert sorted(path.name for path in (one.folder / "exports").iterdir()) == ["three", "two"]
 
 
