@@ -220,7 +220,7 @@ def rights(aws: Aws, who: str) -> list[Right]:
         "LogTable.Arn": f"arn:aws:dynamodb:{arn}:table/music_streaming_kpis_delta_log",
         "TablePrefix": PREFIX,
         "GlueDatabase": DATABASE,
-        "MetricsLogGroup": LOGS,
+        "Figures.Arn": f"arn:aws:logs:{arn}:log-group:{LOGS}:*",
         "DatabaseSecretArn": aws.secrets["database"],
         "ForgetKeySecretArn": aws.secrets["forget"],
         **{name: name for name in ("Key.Arn", "JobRole.Arn", "Queue.Arn", "Topic", "FunctionLogs.Arn")},

@@ -186,8 +186,6 @@ class Names:
             return self.known[".".join(value["Fn::GetAtt"])]
         if "Fn::Sub" in value:
             return re.sub(r"\$\{([^}]+)\}", lambda found: self.known[found[1]], value["Fn::Sub"])
-        if "Fn::If" in value:
-            return self.resolved(value["Fn::If"][1])
         return {name: self.resolved(one) for name, one in value.items()}
 
 
