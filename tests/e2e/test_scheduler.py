@@ -30,7 +30,7 @@ from tools.package import build
 
 CONSUMER = "charts_of_the_day"
 WATCH = "music_streaming_watch"
-TASKS = 15
+TASKS = 17
 needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"none of {', '.join(BROWSERS)} is on this machine")
 PATIENCE_S = 400
 TASK_PROCESS = re.compile(r"airflow worker -- [0-9a-f]{8}-[0-9a-f-]{27}")  # the one that runs the operator
