@@ -20,11 +20,29 @@ from kpi_pipeline.settings import (
 )
 
 try:
-    from airflow.sdk.exceptions import AirflowSkipException
+    from airflow.sdk.exceptions import (
+        AirflowException,
+        AirflowFailException,
+        AirflowSkipException,
+        TaskDeferralError,
+        TaskDeferralTimeout,
+    )
 except ImportError:  # Airflow 3.0
-    from airflow.exceptions import AirflowSkipException
+    from airflow.exceptions import (
+        AirflowException,
+        AirflowFailException,
+        AirflowSkipException,
+        TaskDeferralError,
+        TaskDeferralTimeout,
+    )
 
-__all__ = ["AirflowSkipException"]
+__all__ = [
+    "AirflowException",
+    "AirflowFailException",
+    "AirflowSkipException",
+    "TaskDeferralError",
+    "TaskDeferralTimeout",
+]
 
 ENVIRONMENT = "MUSIC_KPIS_DAG_"
 FAILURE_KEY = "failure"

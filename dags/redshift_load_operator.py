@@ -8,28 +8,24 @@ from contextlib import contextmanager
 from typing import Any
 
 from airflow.providers.amazon.aws.operators.redshift_data import RedshiftDataOperator
+from dag_support import AirflowException
 
 from kpi_pipeline.redshift.data_api import failure_of
-
-try:
-    from airflow.sdk.exceptions import AirflowException
-except ImportError:  # Airflow 3.0
-    from airflow.exceptions import AirflowException
 
 
 class RedshiftLoadOperator(RedshiftDataOperator):
     """Runs a transaction of `kpi_pipeline.redshift.load`."""
 
     def execute(self, context: Any) -> Any:
-        with self._told():
+        with self._with_reason():
             return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any] | None = None) -> Any:
-        with self._told():
+        with self._with_reason():
             return super().execute_complete(context, event)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _with_reason(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:

@@ -15,15 +15,11 @@ from typing import Any
 
 from airflow.providers.amazon.aws.operators.emr import EmrServerlessStartJobOperator
 from airflow.providers.amazon.aws.triggers.emr import EmrServerlessStartJobTrigger
+from dag_support import AirflowException, AirflowFailException, TaskDeferralError, TaskDeferralTimeout
 
 from kpi_common.errors import AppError
 from kpi_pipeline.emr import job as emr_job
 from kpi_pipeline.emr.request import LAKE_OPTION, for_try
-
-try:
-    from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferralError, TaskDeferralTimeout
-except ImportError:  # Airflow 3.0
-    from airflow.exceptions import AirflowException, AirflowFailException, TaskDeferralError, TaskDeferralTimeout
 
 RETURN_KEY = "return_value"
 REQUEST = ("application_id", "execution_role_arn", "name", "job_driver", "configuration_overrides", "config")

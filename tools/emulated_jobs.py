@@ -26,7 +26,7 @@ from tools.docker_engine import docker
 from tools.spark_submit import SHORT_RUN_JAVA_OPTIONS, submit_command, submit_environment
 
 SECONDS_TO_END = 10.0
-LINES_TOLD = 3
+LINES_QUOTED = 3
 ENVIRONMENT_CONF = "spark.emr-serverless.driverEnv."
 # Of a job's parameters, what names files of the image, or Java's options for it; outside of it our own count.
 OF_THE_IMAGE = (
@@ -165,8 +165,8 @@ def last_errors(logs: Path) -> str:
     # spark-submit passes all that a Python program prints on to its own standard output.
     texts = [(logs / name).read_text("utf-8", errors="replace") for name in ("stderr", "stdout")]
     lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if "error" in line.lower() or "exception" in line.lower()]
-    return " | ".join((telling or lines)[-LINES_TOLD:])
+    errors = [line for line in lines if "error" in line.lower() or "exception" in line.lower()]
+    return " | ".join((errors or lines)[-LINES_QUOTED:])
 
 
 def upload_logs(

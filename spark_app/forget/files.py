@@ -1,6 +1,6 @@
 """Files that name forgotten users: found, and written again without these rows.
 
-Of a CSV file, a record names one by its `user_id`; where that can't be told (no such column, another number of
+Of a CSV file, a record names one by its `user_id`; where that isn't known (no such column, another number of
 fields, no number), by any field. Of JSON files (results, reasons of rejected files), samples of bad rows are looked at.
 """
 

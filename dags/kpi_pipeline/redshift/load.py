@@ -49,7 +49,8 @@ def prepare(lake: Folder, settings: RedshiftSettings) -> dict[int, list[str]]:
     loaded = loaded_days(DataApi(settings), settings.redshift_schema, exports)
     due = due_exports(exports, loaded)
     log("exports for Redshift", complete=len(exports), due=[export.export_seq for export in due])
-    return {export.export_seq: load_statements(lake, export, load_tables(), settings) for export in due}
+    tables = load_tables()
+    return {export.export_seq: load_statements(lake, export, tables, settings) for export in due}
 
 
 def loaded_days(api: DataApi, schema: str, exports: Sequence[Export]) -> dict[str, int]:
