@@ -88,11 +88,11 @@ def genre_days(
     if first > last:
         raise bad_request(f"`from` ({first}) is later than `to` ({last})")
     page = store().genre_days(genre, first.isoformat(), last.isoformat(), limit, token)
-    statuses = store().statuses([row["listen_date"] for row in page.rows])
+    items = []
     for row in page.rows:
-        status = statuses.get(row["listen_date"])
-        row["complete"], row["run_id"] = bool(status and status.complete), status and status.run_id
-    body = GenreDays(genre=genre, items=page.rows, next=page.next)
+        status = page.statuses[row["listen_date"]]
+        items.append({**row, "complete": bool(status and status.complete), "run_id": status and status.run_id})
+    body = GenreDays.model_validate({"genre": genre, "items": items, "next": page.next})
     if not all(item.complete for item in body.items):
         return _answer(body)
     text = body.model_dump_json()

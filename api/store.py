@@ -6,13 +6,15 @@ import base64
 import binascii
 import json
 import os
-import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 from botocore.exceptions import ClientError
+from cachetools import TTLCache
 
 from api.problems import bad_request
 from kpi_common.aws import client_config, error_code, new_client
@@ -24,6 +26,7 @@ CONTROL_KEY = "#control"  # the item in the table of statuses that is no day
 STATUS_FRESH_S = 5.0
 DAYS_FRESH_S = 30.0
 MOST_STATUSES = 10_000  # kept in memory
+MOST_GENRE_PAGES = 1000
 CONNECTIONS = 32
 _WRONG_TOKEN = bad_request("`next` is no token of this question; take the one that the page before gave")
 
@@ -53,6 +56,13 @@ class Rows:
     next: str | None
 
 
+@dataclass(frozen=True)
+class RowsOfDays(Rows):
+    """A page of rows of several days, and the statuses that these had just after it was read."""
+
+    statuses: Mapping[str, DayStatus | None]
+
+
 class KpiStore:
     """Reads days. A status that was read less than five seconds ago counts as read before the rows."""
 
@@ -62,40 +72,45 @@ class KpiStore:
         self._status_table = self._prefix + os.environ.get("MUSIC_KPIS_DYNAMODB_STATUS", names["status"])
         self._layout = load_toml("dynamodb/kpi_tables.toml")["tables"]
         self._client = new_client("dynamodb", config=client_config(connections=CONNECTIONS, attempts=3, read_timeout=5))
-        self._statuses: dict[str, tuple[float, DayStatus | None]] = {}
-        self._days: tuple[float, list[DayStatus]] = (-DAYS_FRESH_S, [])
+        self._lock = Lock()  # of what is kept
+        self._statuses: TTLCache[str, DayStatus | None] = TTLCache(MOST_STATUSES, STATUS_FRESH_S)
+        self._newest_day: TTLCache[None, DayStatus | None] = TTLCache(1, DAYS_FRESH_S)
+        self._genre_days: TTLCache[Any, RowsOfDays] = TTLCache(MOST_GENRE_PAGES, DAYS_FRESH_S)
 
     def status(self, date: str, *, fresh: bool = False) -> DayStatus | None:
         """Return a day's status, at most five seconds old; `fresh`: as it is now."""
-        read_at, status = self._statuses.get(date, (-STATUS_FRESH_S, None))
-        if fresh or time.monotonic() - read_at > STATUS_FRESH_S:
-            answer = self._client.get_item(
-                TableName=self._status_table, Key={STATUS_KEY: {"S": date}}, ConsistentRead=True
-            )
-            status = _day_status(answer["Item"]) if "Item" in answer else None
-            if len(self._statuses) >= MOST_STATUSES:
-                self._statuses.clear()
-            self._statuses[date] = (time.monotonic(), status)
-        return status
+        return self.statuses([date], fresh=fresh)[date]
 
-    def statuses(self, dates: Sequence[str]) -> dict[str, DayStatus]:
-        """Return the statuses of up to 100 days."""
-        keys = [{STATUS_KEY: {"S": date}} for date in dates]
-        if not keys:
-            return {}
-        answer = self._client.batch_get_item(RequestItems={self._status_table: {"Keys": keys, "ConsistentRead": True}})
-        found = (_day_status(item) for item in answer["Responses"].get(self._status_table, []))
-        return {status.date: status for status in found}
+    def statuses(self, dates: Sequence[str], *, fresh: bool = False) -> dict[str, DayStatus | None]:
+        """Return the statuses of up to 100 days, at most five seconds old; `fresh`: as they are now."""
+        found: dict[str, DayStatus | None] = {}
+        with self._lock:
+            for date in () if fresh else dates:
+                with suppress(KeyError):
+                    found[date] = self._statuses[date]
+        keys = [{STATUS_KEY: {"S": date}} for date in dates if date not in found]
+        while keys:
+            asked = {self._status_table: {"Keys": keys, "ConsistentRead": True}}
+            answer = self._client.batch_get_item(RequestItems=asked)
+            read = {status.date: status for status in map(_day_status, answer["Responses"].get(self._status_table, []))}
+            unread = answer["UnprocessedKeys"].get(self._status_table, {}).get("Keys", [])
+            found |= {key[STATUS_KEY]["S"]: read.get(key[STATUS_KEY]["S"]) for key in keys if key not in unread}
+            keys = unread
+        with self._lock:
+            self._statuses.update(found)
+        return found
 
     def newest_day(self) -> DayStatus | None:
         """Return the newest complete day, as of half a minute ago or less."""
-        read_at, days = self._days
-        if time.monotonic() - read_at > DAYS_FRESH_S:
-            pages = self._client.get_paginator("scan").paginate(TableName=self._status_table)
-            items = (item for page in pages for item in page["Items"] if item[STATUS_KEY]["S"] != CONTROL_KEY)
-            days = [status for status in map(_day_status, items) if status.complete]
-            self._days = (time.monotonic(), days)
-        return max(days, key=lambda status: status.date, default=None)
+        with self._lock, suppress(KeyError):
+            return self._newest_day[None]
+        pages = self._client.get_paginator("scan").paginate(TableName=self._status_table)
+        items = (item for page in pages for item in page["Items"] if item[STATUS_KEY]["S"] != CONTROL_KEY)
+        days = (status for status in map(_day_status, items) if status.complete)
+        newest = max(days, key=lambda status: status.date, default=None)
+        with self._lock:
+            self._newest_day[None] = newest
+        return newest
 
     def day(self, view: str, date: str, limit: int, token: str | None, genre: str | None = None) -> Rows:
         """Return a page of a day's rows of a table, those of a genre only where one is given."""
@@ -114,8 +129,17 @@ class KpiStore:
                 request["KeyConditionExpression"] += " AND begins_with(#key, :start)"
         return self._page(view, request, names, values, limit, token)
 
-    def genre_days(self, genre: str, first: str, last: str, limit: int, token: str | None) -> Rows:
-        """Return a page of the days of a genre, by the index; eventually consistent, as indexes are."""
+    def genre_days(self, genre: str, first: str, last: str, limit: int, token: str | None) -> RowsOfDays:
+        """Return a page of the days of a genre, by the index; eventually consistent, as indexes are.
+
+        One that was read less than half a minute ago is returned again while none of its days is written.
+        """
+        question = (genre, first, last, limit, token)
+        kept = None
+        with self._lock, suppress(KeyError):
+            kept = self._genre_days[question]
+        if kept is not None and self.statuses(list(kept.statuses)) == kept.statuses:
+            return kept
         table = self._layout["daily_genre"]
         index = table["indexes"][0]
         names = {"#genre": index["partition_key"], "#date": index["sort_key"]}
@@ -124,7 +148,11 @@ class KpiStore:
             "IndexName": index["name"],
             "KeyConditionExpression": "#genre = :genre AND #date BETWEEN :first AND :last",
         }
-        return self._page("daily_genre", request, names, values, limit, token)
+        page = self._page("daily_genre", request, names, values, limit, token)
+        days = RowsOfDays(page.rows, page.next, self.statuses([row["listen_date"] for row in page.rows], fresh=True))
+        with self._lock:
+            self._genre_days[question] = days
+        return days
 
     def _page(
         self,

@@ -237,6 +237,26 @@ def test_a_page_is_kept_until_its_day_has_a_new_version(get: Any, update: Any) -
         store.cache_clear()
 
 
+def test_the_days_of_a_genre_are_kept_until_one_of_them_is_written(get: Any, update: Any) -> None:
+    def first_day() -> tuple[int, bool, int]:
+        body = get("/v1/genres/genre-010", **{"from": DAY}).body
+        return len(body["items"]), body["items"][0]["complete"], body["items"][0]["listen_count"]
+
+    days, complete, listens = first_day()
+    assert (days, complete) == (2, True)
+    try:
+        update("DailyGenreKPIs", "listen_count", {"N": str(listens + 1)}, genre="genre-010")
+        store()._statuses.clear()  # as five seconds do
+        assert first_day() == (2, True, listens)
+        update("KPIStatus", "state", {"S": "writing"})
+        store()._statuses.clear()
+        assert first_day() == (2, False, listens + 1)
+    finally:
+        update("DailyGenreKPIs", "listen_count", {"N": str(listens)}, genre="genre-010")
+        update("KPIStatus", "state", {"S": "complete"})
+        store.cache_clear()
+
+
 def test_health_tells_how_fresh_the_figures_are(get: Any) -> None:
     health = get("/health").body
     assert (health["status"], health["newest_day"], health["run_id"]) == ("ok", LAST_DAY, "run-1")
