@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from kpi_common.conf_files import CONF_DIR_VARIABLE, conf_dirs, conf_file, load_toml
@@ -74,6 +74,13 @@ class Settings(BaseSettings):
     glue_spectrum_database: Annotated[str, Field(pattern=r"^[a-z0-9_]{0,252}$")]
     usd_per_vcpu_hour: Annotated[float, Field(ge=0)]
     usd_per_gb_hour: Annotated[float, Field(ge=0)]
+
+    @field_validator("glue_spectrum_database")
+    @classmethod
+    def _in_a_database_of_its_own(cls, name: str, others: ValidationInfo) -> str:
+        if name and name == others.data.get("glue_database"):
+            raise ValueError("another name than glue_database, which has tables of the same names")
+        return name
 
     @property
     def file_limits(self) -> FileLimits:

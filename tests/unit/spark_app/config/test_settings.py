@@ -135,3 +135,9 @@ def test_a_lease_that_other_runs_would_not_believe_is_refused() -> None:
     assert load_settings("local", [f"lock_lease_seconds={LONGEST_LEASE_SECONDS}"])
     with pytest.raises(UsageError, match=r"`lock_lease_seconds` \(from --set\) is '3601'; allowed is: .* 3600"):
         load_settings("local", [f"lock_lease_seconds={LONGEST_LEASE_SECONDS + 1}"])
+
+
+def test_the_two_databases_of_glue_have_different_names() -> None:
+    assert load_settings("local", ["glue_database=", "glue_spectrum_database="]).glue_database == ""
+    with pytest.raises(UsageError, match="glue_spectrum_database` .* is 'music'; allowed is: another name"):
+        load_settings("local", ["glue_database=music", "glue_spectrum_database=music"])
