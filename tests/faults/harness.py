@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mypy_boto3_dynamodb import DynamoDBClient
 
@@ -43,6 +43,11 @@ class Plan:
     delay: float = 0
     release: Path | None = None
 
+    def as_json(self, trace: Path) -> dict[str, Any]:
+        """Return what `tests.faults.points` reads."""
+        wanted = {name: str(v) if isinstance(v, Path) else v for name, v in vars(self).items() if v is not None}
+        return {"trace": str(trace), **wanted}
+
 
 @dataclass
 class Process:
@@ -67,7 +72,7 @@ class Process:
 
     def wait_for(self, point: str, timeout: float = TIMEOUT_S) -> None:
         """Wait until a point is reached."""
-        self._wait_until(lambda: point in self.trace, point, timeout)
+        self.wait_until(lambda: point in self.trace, point, timeout)
 
     def wait_until_asleep(self, point: str, timeout: float = TIMEOUT_S) -> None:
         """Wait until a point is reached at which the whole group is stopped."""
@@ -76,13 +81,14 @@ class Process:
             state = Path(f"/proc/{self.popen.pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
             return state == "T" and any(line.startswith(point) for line in self.trace)
 
-        self._wait_until(stopped, f"sleep at {point}", timeout)
+        self.wait_until(stopped, f"sleep at {point}", timeout)
 
     def wait_for_text(self, text: str, timeout: float = TIMEOUT_S) -> None:
         """Wait until a text is printed."""
-        self._wait_until(lambda: text in self.text, text, timeout)
+        self.wait_until(lambda: text in self.text, text, timeout)
 
-    def _wait_until(self, done: Callable[[], bool], what: str, timeout: float) -> None:
+    def wait_until(self, done: Callable[[], bool], what: str, timeout: float) -> None:
+        """Wait until something is so, while the process lives."""
         deadline = time.monotonic() + timeout
         while not done():
             assert self.popen.poll() is None, f"ended before {what}: {self.text[-2000:]}"
@@ -112,6 +118,29 @@ class Process:
         return self.output.read_text("utf-8", errors="replace")
 
 
+@dataclass
+class RunsInOneProcess:
+    """A process group that runs the application again and again: Java is started once."""
+
+    popen: subprocess.Popen[str]
+    output: Path
+    orders: TextIO
+
+    def start(self, place: Workplace, command: Sequence[str], run_id: str, plan: Plan, **settings: object) -> Process:
+        """Start a run; `ended` waits for its end."""
+        trace = place.folder / f"trace-{run_id}"
+        order = {"plan": plan.as_json(trace), "arguments": place.arguments(command, run_id, settings)}
+        self.orders.write(f"{json.dumps(order)}\n")
+        self.orders.flush()
+        return Process(self.popen, trace, self.output)
+
+    def ended(self, run: Process, timeout: float = TIMEOUT_S) -> int:
+        """Wait for the end of a run and return its exit code."""
+        end = run.trace_file.with_suffix(".ended")
+        run.wait_until(lambda: end.exists() and end.read_text() != "", "the end", timeout)
+        return int(end.read_text())
+
+
 @dataclass(frozen=True)
 class Workplace:
     """A folder with one lake; processes are started on it one after another."""
@@ -135,23 +164,36 @@ class Workplace:
         **settings: object,
     ) -> Process:
         """Start a command of the application."""
-        conf = TEST_CONF | SMALL_JAVA
-        options = [part for name, value in conf.items() for part in ("--conf", f"{name}={value}")]
-        chosen = [part for name, value in (SETTINGS | settings).items() for part in ("--set", f"{name}={value}")]
-        lake = self.lake_uri or str(self.lake)
-        submit = [str(spark_home() / "bin" / "spark-submit"), *submit_options(self.purposes), *options]
-        arguments = [*command, "--lake", lake, "--run-id", run_id, *chosen, "--log-format", "text"]
         given = {**os.environ, **self.environment, **(env or {})}
         environment = submit_environment(given, self.purposes, short_run=True)
-        return self.start_process([*submit, str(LAUNCHER), *arguments], environment, plan)
+        return self.start_process([*self._submit(), *self.arguments(command, run_id, settings)], environment, plan)
+
+    def start_for_many_runs(self) -> RunsInOneProcess:
+        """Start the application's process, which then takes runs of any lake, one after another."""
+        environment = submit_environment({**os.environ, **self.environment}, self.purposes, short_run=True)
+        orders = self.folder / "orders"  # spark-submit hands on no standard input
+        os.mkfifo(orders)
+        plan = json.dumps({"trace": str(self.folder / "trace"), "orders": str(orders)})
+        process = self.start_process(self._submit(), environment | {VARIABLE: plan}, None)
+        return RunsInOneProcess(process.popen, process.output, orders.open("w"))
+
+    def arguments(self, command: Sequence[str], run_id: str, settings: Mapping[str, object]) -> list[str]:
+        """Return the application's command line."""
+        chosen = [part for name, value in (SETTINGS | settings).items() for part in ("--set", f"{name}={value}")]
+        lake = self.lake_uri or str(self.lake)
+        return [*command, "--lake", lake, "--run-id", run_id, *chosen, "--log-format", "text"]
+
+    def _submit(self) -> list[str]:
+        conf = TEST_CONF | SMALL_JAVA
+        options = [part for name, value in conf.items() for part in ("--conf", f"{name}={value}")]
+        return [str(spark_home() / "bin" / "spark-submit"), *submit_options(self.purposes), *options, str(LAUNCHER)]
 
     def start_process(self, command: Sequence[str], environment: dict[str, str], plan: Plan | None) -> Process:
         """Start any command in a group of its own."""
         number = len(list(self.folder.glob("output-*")))
         trace, output = self.folder / f"trace-{number}", self.folder / f"output-{number}"
         if plan is not None:
-            wanted = {name: str(v) if isinstance(v, Path) else v for name, v in vars(plan).items() if v is not None}
-            environment = {**environment, VARIABLE: json.dumps({"trace": str(trace), **wanted})}
+            environment = {**environment, VARIABLE: json.dumps(plan.as_json(trace))}
         with output.open("w") as stream:
             popen = subprocess.Popen(
                 command,

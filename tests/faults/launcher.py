@@ -21,6 +21,7 @@ from spark_app import cli  # noqa: E402 (not before the path is right)
 from spark_app.errors import StorageError  # noqa: E402
 from spark_app.lake import lock  # noqa: E402
 from spark_app.lake.delta_tables import Table  # noqa: E402
+from spark_app.spark.session import build_session  # noqa: E402
 from tests.faults.points import LostReply, Points  # noqa: E402
 
 WRITES = ("write", "write_if", "rewrite_if", "delete_if", "delete_folder")
@@ -105,7 +106,16 @@ def main() -> int:
     machine = os.environ.get("FAULTS_MACHINE")
     if machine:  # as if on a machine of its own, where nobody can see whether a process of another is alive
         lock._machine = lambda: machine
-    return cli.main()
+    if points is None or "orders" not in points.plan:
+        return cli.main()
+    spark = build_session(retention_days=30)
+    with Path(points.plan["orders"]).open() as orders:
+        for line in orders:  # one run after another, each with its own plan
+            order = json.loads(line)
+            points.begin(order["plan"])
+            code = cli.main(order["arguments"], spark=spark)
+            Path(order["plan"]["trace"]).with_suffix(".ended").write_text(str(code))
+    return 0
 
 
 if __name__ == "__main__":

@@ -34,6 +34,10 @@ class Points:
     """Counts the points that are reached and does what is planned at one of them."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
+        self.begin(plan)
+
+    def begin(self, plan: dict[str, Any]) -> None:
+        """Count from the beginning, for the next run of this process."""
         self.plan = plan
         self._trace = os.open(plan["trace"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._hits: Counter[str] = Counter()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from kpi_common.errors import AppError
 from spark_app.cli import main
 from tests.faults.conftest import Tell
 from tests.faults.content import delivered_items
-from tests.faults.harness import FAILED, SETTINGS, End, Plan, Workplace, end_of
+from tests.faults.harness import FAILED, SETTINGS, End, Plan, RunsInOneProcess, Workplace, end_of
 from tests.faults.sample import DAY_THREE, Sample
 from tests.integration.delivery_helpers import run_delivery
 
@@ -73,27 +74,33 @@ def nights(spark: SparkSession, sample: Sample, tmp_path: Path, dynamodb: Dynamo
     return Nights(spark, tmp_path / "after-first", sample.second, corrected, dynamodb, table_prefix, end)
 
 
-def sleep_at(nights: Nights, place: Workplace, point: str) -> list[str]:
-    """Live through it and return what is wrong in the end."""
+@pytest.fixture
+def runs(place: Workplace) -> Iterator[RunsInOneProcess]:
+    """The process that sleeps: once for all points of a test."""
+    process = place.start_for_many_runs()
+    yield process
+    os.killpg(process.popen.pid, signal.SIGKILL)
+    process.popen.wait()
+
+
+def sleep_at(nights: Nights, place: Workplace, point: str, runs: RunsInOneProcess) -> list[str]:
+    """Live through it, the sleeper being a run in a process of `runs`, and return what is wrong in the end."""
     prefix = f"{nights.prefix}{place.folder.name}-"
     shutil.copytree(nights.after_first, place.lake)
     place.deliver(prefix)
     command = ["run", "--input", str(nights.second)]
-    sleeper = place.start(command, "sleeper", Plan(point, "stop"), lock_lease_seconds=LEASE_SECONDS)
-    try:
-        sleeper.wait_until_asleep(point)
-        code = nights.run(place.lake, "successor")
-        if code == FAILED and point.endswith(": inside"):  # the file can't be written by two: so its writer goes on
-            sleeper.signal(signal.SIGCONT)
-            sleeper.wait()
-            code = nights.run(place.lake, "second-successor")
-        assert code == 0
-        place.deliver(prefix)
-        good = delivered_items(nights.client, prefix)
+    sleeper = runs.start(place, command, "sleeper", Plan(point, "stop"), lock_lease_seconds=LEASE_SECONDS)
+    sleeper.wait_until_asleep(point)
+    code = nights.run(place.lake, "successor")
+    if code == FAILED and point.endswith(": inside"):  # the file can't be written by two: so its writer goes on
         sleeper.signal(signal.SIGCONT)
-        code = sleeper.wait()
-    finally:
-        sleeper.kill()
+        runs.ended(sleeper)
+        code = nights.run(place.lake, "second-successor")
+    assert code == 0
+    place.deliver(prefix)
+    good = delivered_items(nights.client, prefix)
+    sleeper.signal(signal.SIGCONT)
+    code = runs.ended(sleeper)
     wrong = [] if code in {0, FAILED} else [f"ended with {code}"]
     if good != {name: nights.undisturbed.items[name] for name in good}:
         wrong.append("the successor did not deliver all")
@@ -113,8 +120,10 @@ def sleep_at(nights: Nights, place: Workplace, point: str) -> list[str]:
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_asleep_after_the_dates_to_export_were_chosen(nights: Nights, place: Workplace, tell: Tell) -> None:
-    wrong = sleep_at(nights, place, IN_EVERY_RUN)
+def test_asleep_after_the_dates_to_export_were_chosen(
+    nights: Nights, runs: RunsInOneProcess, place: Workplace, tell: Tell
+) -> None:
+    wrong = sleep_at(nights, place, IN_EVERY_RUN, runs)
     tell(f"asleep, {IN_EVERY_RUN}", equal=not wrong)
     assert wrong == []
 
@@ -122,19 +131,23 @@ def test_asleep_after_the_dates_to_export_were_chosen(nights: Nights, place: Wor
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("shard", range(SHARDS))
-def test_asleep_at_every_point(nights: Nights, place: Workplace, tell: Tell, shard: int) -> None:
+def test_asleep_at_every_point(
+    nights: Nights, runs: RunsInOneProcess, place: Workplace, tell: Tell, shard: int
+) -> None:
     """The points are those that an undisturbed run passes, and the midst of each of its commits."""
     rehearsal = Workplace(place.folder / "rehearsal")
     rehearsal.folder.mkdir()
     shutil.copytree(nights.after_first, rehearsal.lake)
-    passed = rehearsal.run(["run", "--input", str(nights.second)], "rehearsal", Plan("none")).trace
+    run = runs.start(rehearsal, ["run", "--input", str(nights.second)], "rehearsal", Plan("none"))
+    assert runs.ended(run) == 0
+    passed = run.trace
     inside = {f"{point.removesuffix(': before')}: inside" for point in passed if commits(point)}
     points = sorted(point for point in {*passed, *inside} if not is_like_another(point))
     wrong: dict[str, list[str]] = {}
     for number, point in list(enumerate(points))[shard::SHARDS]:
         one = Workplace(place.folder / f"sleep-{number}")
         one.folder.mkdir()
-        wrong[point] = sleep_at(nights, one, point)
+        wrong[point] = sleep_at(nights, one, point, runs)
         tell(f"asleep, {point}", equal=not wrong[point])
         shutil.rmtree(one.folder)
     assert wrong
