@@ -139,5 +139,5 @@ def test_a_lease_that_other_runs_would_not_believe_is_refused() -> None:
 
 def test_the_two_databases_of_glue_have_different_names() -> None:
     assert load_settings("local", ["glue_database=", "glue_spectrum_database="]).glue_database == ""
-    with pytest.raises(UsageError, match="glue_spectrum_database` .* is 'music'; allowed is: another name"):
+    with pytest.raises(UsageError, match=r"glue_spectrum_database` .* is 'music'; allowed is: another name"):
         load_settings("local", ["glue_database=music", "glue_spectrum_database=music"])
