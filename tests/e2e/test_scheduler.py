@@ -27,12 +27,14 @@ from tools.airflow_runs import ASSETS, DAG_ID, Airflow
 from tools.browser import BROWSERS, find_browser, get_playwright
 from tools.emulated_aws import EmulatedAws
 from tools.package import build
+from tools.toolchain import BUILD
 
 CONSUMER = "charts_of_the_day"
 WATCH = "music_streaming_watch"
 TASKS = 17
 needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"none of {', '.join(BROWSERS)} is on this machine")
 PATIENCE_S = 400
+PICTURES = BUILD / "pictures"
 TASK_PROCESS = re.compile(r"airflow worker -- [0-9a-f]{8}-[0-9a-f-]{27}")  # the one that runs the operator
 
 
@@ -159,6 +161,7 @@ def test_the_graph_shows_every_task_of_the_run(page: Any, airflow: Airflow) -> N
     shown = " ".join(page.locator(".react-flow__node").all_inner_texts()).split()
     assert {task.task for task in run.tasks} <= set(shown)
     assert len({task.task for task in run.tasks}) == TASKS
+    page.screenshot(path=PICTURES / "airflow-graph.png")  # the one in docs/
 
 
 @needs_browser
@@ -193,6 +196,8 @@ def test_the_form_has_a_section_for_each_kind_of_setting(page: Any) -> None:
             if schema["section"] == section:  # one is open at a time
                 form.get_by_text(name, exact=True).first.wait_for()
                 form.get_by_text(schema["description"], exact=True).first.wait_for()
+        if section == "Alerts":
+            page.screenshot(path=PICTURES / "airflow-form.png")  # the one in docs/
 
 
 def test_a_wrong_value_is_refused_before_the_run_starts(airflow: Airflow) -> None:
