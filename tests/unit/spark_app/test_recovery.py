@@ -31,9 +31,8 @@ OLD_PROGRESS = "run_id string, streams_version bigint, songs_version bigint, use
 
 
 @pytest.fixture
-def run(spark: SparkSession, tmp_path: Path) -> Iterator[SmallRun]:
-    run = SmallRun(spark, tmp_path)
-    run.put_references()
+def run(references: Path, spark: SparkSession, tmp_path: Path) -> Iterator[SmallRun]:
+    run = SmallRun.on_copy(references, spark, tmp_path)
     with run.frames:
         yield run
 
@@ -50,7 +49,8 @@ def ledger_after(run: SmallRun) -> dict[str, list[FileVersion]]:
     return {version.name: ledger.of(version.name) for version in ledger.all}
 
 
-def test_what_was_staged_is_accepted_with_what_is_counted_there(run: SmallRun) -> None:
+def test_what_was_staged_is_accepted_with_what_is_counted_there(empty_lake: SmallRun) -> None:
+    run = empty_lake
     run.put("streams/a.csv", *GOOD, listen(0), listen(1, user="x"), listen(2, track="new"), listen(3, user=99))
     judged = run.judge()
     written = run.write(judged)  # and dies
@@ -99,13 +99,13 @@ def test_a_file_that_is_settled_already_is_left_as_it_is(run: SmallRun) -> None:
 
 
 def test_staged_tables_without_a_state_are_refused(run: SmallRun) -> None:
-    run.take_in()
     Path(run.context.lake.uri, "ops", "state.json").unlink()
     with pytest.raises(UsageError, match=r"no ops/state\.json: restore ops/ from a backup"):
         ledger_after(run)
 
 
-def test_the_tables_of_an_earlier_release_are_read_once_and_continued(run: SmallRun, spark: SparkSession) -> None:
+def test_the_tables_of_an_earlier_release_are_read_once_and_continued(empty_lake: SmallRun) -> None:
+    run = empty_lake
     run.put("streams/a.csv", *GOOD)
     accepted = [candidate.version for candidate in run.take_in().values()]
     rejected = a_version("streams/bad.csv", Status.REJECTED, file_id=7, reason="not_utf8", stat=None)
@@ -116,9 +116,9 @@ def test_the_tables_of_an_earlier_release_are_read_once_and_continued(run: Small
             file.unlink()
     columns = [line.split()[0] for line in OLD_LEDGER.replace("\n", " ").split(",")]
     rows = [{**vars(v), "quarantined_by_reason": "{}"} for v in (*accepted, rejected, pending)]
-    old = local_frame(spark, [tuple(row[name] for name in columns) for row in rows], OLD_LEDGER)
+    old = local_frame(run.spark, [tuple(row[name] for name in columns) for row in rows], OLD_LEDGER)
     lake.ingested_files.replace(old, None, {})
-    lake.progress.replace(local_frame(spark, [("old", 0, 0, 0, NOON)], OLD_PROGRESS), None, {})
+    lake.progress.replace(local_frame(run.spark, [("old", 0, 0, 0, NOON)], OLD_PROGRESS), None, {})
     found = ledger_after(run)
     assert {name: versions[-1].status for name, versions in found.items()} == {
         "songs/s.csv": Status.ACCEPTED,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -51,6 +52,12 @@ class SmallRun:
         self.state = StateFile(self.context.lake, self.run_id)
         self.ledger_folder = LedgerFolder(self.state)
         self.ledger = Ledger()
+
+    @classmethod
+    def on_copy(cls, staged: Path, spark: SparkSession, folder: Path, *settings: str) -> SmallRun:
+        """A run on a copy of an input and a lake."""
+        shutil.copytree(staged, folder, dirs_exist_ok=True)
+        return cls(spark, folder, settings)
 
     def put(self, name: str, *rows: str, at: datetime = NOON) -> Path:
         """Write a file."""

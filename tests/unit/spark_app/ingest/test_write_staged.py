@@ -17,9 +17,8 @@ GOOD = [listen(second) for second in range(40)]
 
 
 @pytest.fixture
-def run(spark: SparkSession, tmp_path: Path) -> Iterator[SmallRun]:
-    run = SmallRun(spark, tmp_path)
-    run.put_references()
+def run(references: Path, spark: SparkSession, tmp_path: Path) -> Iterator[SmallRun]:
+    run = SmallRun.on_copy(references, spark, tmp_path)
     with run.frames:
         yield run
 
@@ -54,7 +53,8 @@ def test_a_correction_replaces_all_rows_of_its_file_and_no_others(run: SmallRun,
     assert len(later.rows("staged/streams", "listen_time")) == 4
 
 
-def test_a_staged_commit_names_its_files(run: SmallRun) -> None:
+def test_a_staged_commit_names_its_files(empty_lake: SmallRun) -> None:
+    run = empty_lake
     run.put("streams/a.csv", *GOOD)
     judged = run.judge()
     written = run.write(judged)
@@ -75,9 +75,8 @@ def test_other_counts_than_were_judged_are_a_defect(run: SmallRun, spark: SparkS
         count_written(run.context, judged, Written(None, {Dataset.STREAMS: short}))
 
 
-def test_a_large_day_goes_into_several_files(spark: SparkSession, tmp_path: Path) -> None:
-    run = SmallRun(spark, tmp_path, ("rows_per_data_file=1000",))
-    run.put_references()
+def test_a_large_day_goes_into_several_files(references: Path, spark: SparkSession, tmp_path: Path) -> None:
+    run = SmallRun.on_copy(references, spark, tmp_path, "rows_per_data_file=1000")
     run.put("streams/a.csv", *(f"{n},t,2024-06-25 10:00:00" for n in range(2500)))
     run.take_in()
     commit = run.context.lake.staged(Dataset.STREAMS).commit(0)
