@@ -22,6 +22,7 @@ from spark_app.errors import StorageError, UsageError
 from spark_app.spark.local_frames import local_frame
 
 _LOG = "_delta_log"
+_WRITER = "music-streaming-kpis"  # to whom the transaction numbers of a log belong
 # In a table's folder while its first commit is being made: without a log, the files there are a killed job's.
 _FIRST_WRITE = "_first_write"
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
@@ -117,13 +118,18 @@ class Table:
         """Put a frame in the place of the rows for which `where` holds (None: of all), in one commit.
 
         Each commit bears a mark of its own (`commit_id`): by it alone it is found in the log, as another run may have
-        committed since, and as its reply may have been lost although it was done.
+        committed since, and as its reply may have been lost although it was done. And it bears the number of the
+        version that it makes, as Delta's transaction number: Delta leaves out a write whose number is not above the
+        newest one. So a run that slept since its look at the lock changes nothing where its successor has written.
 
         Returns:
-            The version of this commit, or the table's own where there was nothing to change.
+            The version of this commit. There is one even where nothing changes.
+
+        Raises:
+            LockLostError: another run holds the lake, before this commit or since.
         """
-        self._before_commit()
         before, commit_id = self.version(), uuid.uuid4().hex
+        self._before_commit()
         user_metadata = json.dumps({**metadata, "commit_id": commit_id})
         writer = frame.write.format("delta").option("userMetadata", user_metadata)
         if partition_by:
@@ -134,6 +140,7 @@ class Table:
         else:
             # A table of the release before gets the columns that are new.
             writer = writer.mode("overwrite").option("mergeSchema", "true")
+            writer = writer.option("txnAppId", _WRITER).option("txnVersion", before + 1)
             writer = writer if where is None else writer.option("replaceWhere", where)
         lost_reply: Exception | None = None
         try:
@@ -141,8 +148,6 @@ class Table:
         except Exception as error:  # noqa: BLE001 (whatever it is, the log says whether the commit was done)
             lost_reply = error
         version = self._version_of(commit_id, before)
-        if version is None and lost_reply is None and self.version() == before >= 0:
-            return before  # nothing to take away and nothing to add: Delta makes no commit of that
         if version is None:
             self._before_commit()  # if the lake is another run's by now, that is the cause
             raise lost_reply or StorageError(f"{self.uri}: the log doesn't hold the commit that was just made")

@@ -45,9 +45,10 @@ def test_a_files_rows_are_replaced_in_one_commit_and_others_stay(spark: SparkSes
     replace(table, rows(spark).where("false"), "file_id IN (2)")
     assert {row["file_id"] for row in table.read(spark).collect()} == {1}
     assert table.changed_dates(1) == {"2024-06-01", "2024-06-04"}
-    # Where there is nothing to take away either, Delta makes no commit.
-    version = table.version()
-    assert replace(table, rows(spark).where("false"), "file_id IN (2)") == version == table.version()
+    # Where there is nothing to take away either, no date is changed.
+    version = replace(table, rows(spark).where("false"), "file_id IN (2)")
+    assert version == table.version()
+    assert table.changed_dates(version - 1) == set()
 
     # Merging small files changes no data; so no date.
     table.compact(spark, retention_days=30)
@@ -162,6 +163,28 @@ def test_a_commit_that_failed_as_another_run_took_over_says_so(
     saving(monkeypatch, conflict)
     with pytest.raises(LockLostError):
         replace(Table(table.uri, lost_at_the_second_look), rows(spark, (1, "2024-06-01", 1)), None)
+
+
+def test_a_run_that_slept_since_its_look_at_the_lock_does_not_replace_what_another_has_written(
+    spark: SparkSession, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it was, old figures took the place of the newer ones: Delta itself begins with what is there when it wakes."""
+    theirs, lost = rows(spark, (1, "2024-06-01", 2)), []
+
+    def ensure_held() -> None:
+        if lost:
+            raise LockLostError("another run took over")
+
+    def after_another(save: Callable[[], None]) -> None:
+        lost.append(True)
+        replace(Table(table.uri), theirs, "file_id IN (1)")
+        save()
+
+    replace(table, rows(spark, (1, "2024-06-01", 0)), None)
+    saving(monkeypatch, after_another)
+    with pytest.raises(LockLostError):
+        replace(Table(table.uri, ensure_held), rows(spark, (1, "2024-06-01", 1)), "file_id IN (1)")
+    assert_df_equality(table.read(spark), theirs, ignore_nullable=True)
 
 
 def test_a_first_write_does_not_replace_what_another_run_has_written_meanwhile(
