@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -160,6 +161,7 @@ class LocalStorage:
             found = self.read_tagged(uri)
             if (None if found is None else found[1]) != tag:
                 return None
+            _delete_leftovers(Path(uri))
             self.write(uri, data)
             return etag_of_content(data)
 
@@ -169,6 +171,7 @@ class LocalStorage:
         if found is None or found[1] != tag:
             return None
         facts = Path(uri).stat()
+        _delete_leftovers(Path(uri))
         self.write(uri, data, (facts.st_atime_ns, facts.st_mtime_ns))
         return etag_of_content(data)
 
@@ -218,6 +221,14 @@ def _is_locked(guard: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _delete_leftovers(path: Path) -> None:
+    """Delete what killed writers of a file left beside it; nobody else may be writing it now."""
+    theirs = re.compile(rf"\.{re.escape(path.name)}\.[^.]+{re.escape(_PARTIAL)}")
+    for neighbour in path.parent.iterdir():
+        if theirs.fullmatch(neighbour.name):
+            neighbour.unlink(missing_ok=True)
 
 
 def _is_partial(name: str) -> bool:

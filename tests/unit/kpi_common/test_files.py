@@ -275,6 +275,18 @@ def test_a_file_that_is_rewritten_keeps_its_times_and_gets_no_neighbour(tmp_path
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    left, of_another = tmp_path / ".a.zfh0_3wq.partial", tmp_path / ".a.csv.zfh0_3wq.partial"
+    for write in (
+        lambda: DISK.write_if(str(tmp_path / "a"), b"1", None),
+        lambda: DISK.rewrite_if(str(tmp_path / "a"), b"2", etag_of_content(b"1")),
+    ):
+        left.touch()
+        of_another.touch()
+        assert write() is not None
+        assert (left.exists(), of_another.exists()) == (False, True)
+
+
 def test_a_file_is_deleted_only_if_it_is_the_one_that_was_seen(tmp_path: Path) -> None:
     uri = str(tmp_path / "a")
     DISK.write(uri, b"1")
