@@ -288,3 +288,5 @@ def _export(
     with context.steps.step("export"):
         newest = state.value.newest_accepted.get(Dataset.STREAMS)
         context.result.export = export_changes(context, newest, full=full, computed=published)
+    if published:
+        context.lake.empty_scratch()

@@ -26,6 +26,7 @@ _COMMITS_BACK = 50  # how far a dead run's commit to the quarantine can lie back
 def open_lake(context: Context) -> StateFile:
     """Mark a new lake, read the state (an earlier release's is converted), and finish what a dead run left."""
     mark_lake(context.lake, context.settings)
+    context.lake.empty_scratch()
     state = StateFile(context.lake, context.run_id)
     if not state.exists:
         convert_ledger(context, state)

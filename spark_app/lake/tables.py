@@ -15,6 +15,7 @@ from spark_app.errors import UsageError
 from spark_app.lake.delta_tables import Table
 
 _MARKER = "lake.json"
+_SCRATCH = "tmp"
 # 1: without `lake_id` and `source_time_zone`, which a lake then gets when it is opened.
 _SCHEMA_VERSION = 2
 _HOW_TO_CHANGE_ZONE = {
@@ -66,6 +67,20 @@ class Lake:
     def exports(self) -> str:
         """Folder of all exports."""
         return join(self.uri, "exports")
+
+    @property
+    def scratch(self) -> str:
+        """Folder of what a run keeps in files while it runs, on a cluster."""
+        return join(self.uri, _SCRATCH)
+
+    def empty_scratch(self) -> None:
+        """Delete what this run, or one that died, kept in files.
+
+        Raises:
+            LockLostError: another run holds the lake by now.
+        """
+        if next(storage_for(self.uri).list_files(self.scratch), None) is not None:
+            self.delete_folder(_SCRATCH)
 
     @property
     def lake_id(self) -> str:

@@ -37,7 +37,7 @@ def publish(context: Context, dirty: DirtyDates, versions: Progress) -> dict[str
         return {}
     log("dates to compute", dates=len(dates), first=dates[0], last=dates[-1])
     with ExitStack() as until_written:
-        with context.steps.step("compute and audit KPIs"), KeptFrames() as kept:
+        with context.steps.step("compute and audit KPIs"), KeptFrames(context.lake.scratch) as kept:
             staged = _read_staged(context, dates, versions)
             rows, reference = sum(staged.rows_per_date.values()), context.lake.reference_bytes()
             until_written.enter_context(plans_for(context.spark, rows=rows, data_bytes=reference))

@@ -33,6 +33,7 @@ REQUIRED = {
     "spark.sql.caseSensitive": "true",
     "spark.executorEnv.LC_ALL": _LOCALE,
     "spark.executorEnv.PYTHONUTF8": "1",
+    "spark.executorEnv.TZ": "UTC",
     # Both look where a join's key comes from, through all steps of parsing: with 300 columns and a quote in a file
     # that takes gigabytes. No query here would gain by them.
     "spark.sql.optimizer.dynamicPartitionPruning.enabled": "false",
@@ -52,6 +53,8 @@ FOR_LITTLE_DATA = {
     _SHUFFLE_PARTITIONS: "1",
     "spark.sql.leafNodeDefaultParallelism": "1",
 }
+# Of the driver's environment, what executors read files by, too: none of it is a secret.
+_FOR_EXECUTORS = (CONF_DIR_VARIABLE, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 # What Python asks Java for thousands of times in a run: classes, and members of them.
 _OFTEN_USED = {"functions": ("col", "lit", "when", "coalesce", "expr"), "PythonUtils": ("toSeq",)}
 
@@ -93,8 +96,7 @@ def build_session(retention_days: int) -> SparkSession:
         # Of the columns, only the first is looked for in files: the file_id of what a corrected file replaces.
         "spark.databricks.delta.properties.defaults.dataSkippingNumIndexedCols": "1",
     }
-    if CONF_DIR_VARIABLE in os.environ:  # executors look into files by their contracts, too
-        options[f"spark.executorEnv.{CONF_DIR_VARIABLE}"] = os.environ[CONF_DIR_VARIABLE]
+    options |= {f"spark.executorEnv.{name}": os.environ[name] for name in _FOR_EXECUTORS if name in os.environ}
     for name, value in (options | _s3_options() | _log_store_options()).items():
         builder = builder.config(name, value)
     spark = builder.getOrCreate()
@@ -159,6 +161,11 @@ def plans_for(spark: SparkSession, *, rows: int = 0, data_bytes: int = 0) -> Ite
     finally:
         for name, old in before.items():
             spark.conf.unset(name) if old is None else spark.conf.set(name, old)
+
+
+def is_local(context: SparkContext) -> bool:
+    """Whether driver and executor are one process, so that neither can be lost without the other."""
+    return str(context.master).partition("[")[0] == "local"
 
 
 def tasks_at_once(spark: SparkSession) -> int:

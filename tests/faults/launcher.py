@@ -21,6 +21,7 @@ from spark_app import cli  # noqa: E402 (not before the path is right)
 from spark_app.errors import StorageError  # noqa: E402
 from spark_app.lake import lock  # noqa: E402
 from spark_app.lake.delta_tables import Table  # noqa: E402
+from spark_app.spark.kept_frames import KeptFrames  # noqa: E402
 from spark_app.spark.session import build_session  # noqa: E402
 from tests.faults.points import LostReply, Points  # noqa: E402
 
@@ -95,6 +96,12 @@ def wrap_tables(points: Points) -> None:
     Table.delete_old_versions = wrapped_delete  # type: ignore[method-assign]
 
 
+def wrap_kept_frames(points: Points) -> None:
+    """Put points around the frames that are kept while KPIs are computed."""
+    keep = KeptFrames.keep
+    KeptFrames.keep = lambda self, frame: points.around("keep a frame", lambda: keep(self, frame))  # type: ignore[method-assign]
+
+
 def main() -> int:
     """Run the application with points in it, if any are planned."""
     points = Points.planned()
@@ -103,6 +110,7 @@ def main() -> int:
             wrap_storage(points, kind)
         wrap_renaming(points)
         wrap_tables(points)
+        wrap_kept_frames(points)
     machine = os.environ.get("FAULTS_MACHINE")
     if machine:  # as if on a machine of its own, where nobody can see whether a process of another is alive
         lock._machine = lambda: machine

@@ -51,7 +51,7 @@ def inputs(
         spark.createDataFrame(people, STAGED_USERS).coalesce(1),
         Counter(time[:10] for _, _, time in listens),
     )
-    return kpi_inputs(given, zone, KeptFrames())[0]
+    return kpi_inputs(given, zone, KeptFrames("none"))[0]
 
 
 def song(track: str, genre: str = "pop", popularity: int = 0, ms: int = 1000, artists: str = "A") -> Song:

@@ -146,3 +146,13 @@ def test_a_file_that_another_wrote_since_it_was_read_is_not_written(
     tag = lake.read_tagged("ops/a")[1]
     assert lake.write_if("ops/a", b"5", tag) == lake.read_tagged("ops/a")[1]
     assert lake.read_tagged("ops/a")[0] == b"5"
+
+
+def test_what_a_run_kept_in_files_is_deleted(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    lake.empty_scratch()
+    left = Path(lake.scratch, "a-run", "rdd-1", "part-00000")
+    left.parent.mkdir(parents=True)
+    left.touch()
+    lake.empty_scratch()
+    assert list(tmp_path.iterdir()) == []
