@@ -17,6 +17,11 @@ from tools.toolchain import BUILD
 
 FOLDER = BUILD / "bench" / "split"
 EXECUTORS = (1, 2, 4)
+LARGER = {
+    "spark.driver.memory": "2g",
+    "spark.executor.memory": "1500m",
+    "spark.executor.extraJavaOptions": "-Duser.timezone=UTC -Dfile.encoding=UTF-8 -XX:+UseParallelGC",
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ def run_split(source: Path, executors: int) -> Split:
     events.mkdir(parents=True)
     cluster = Cluster.start(folder / "cluster", workers=executors)
     try:
-        conf = cluster.conf() | {"spark.eventLog.enabled": "true", "spark.eventLog.dir": events.as_uri()}
+        conf = cluster.conf() | LARGER | {"spark.eventLog.enabled": "true", "spark.eventLog.dir": events.as_uri()}
         command = submit_command(APPLICATION, conf, ["run", "--input", str(source), "--lake", str(folder / "lake")])
         run = measure(command, submit_environment(os.environ, PURPOSES), folder / "log")
     finally:

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Stands in for /usr/bin/entrypoint.sh of the EMR Serverless image: `driver …` becomes spark-submit in client mode,
-# `executor …` an executor of the driver that `--driver-url` names; any other command is executed as it is, both under tini.
+# any other command is executed as it is, both under tini.
 set -euo pipefail
 
 if ! whoami >/dev/null 2>&1; then
@@ -18,8 +18,8 @@ case ${1:-} in
         set -- "$SPARK_HOME/bin/spark-submit" --deploy-mode client "$@"
         ;;
     executor)
-        shift
-        set -- "$SPARK_HOME/bin/spark-class" org.apache.spark.executor.CoarseGrainedExecutorBackend "$@"
+        echo "error: the look-alike of the EMR base runs Spark in one process (local mode), without executors" >&2
+        exit 2
         ;;
 esac
 
