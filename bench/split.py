@@ -13,7 +13,7 @@ from typing import Any
 from bench.measure import measure
 from tests.support.spark_cluster import PURPOSES, Cluster, submit_command
 from tools.spark_submit import APPLICATION, submit_environment
-from tools.toolchain import BUILD
+from tools.toolchain import BUILD, say
 
 FOLDER = BUILD / "bench" / "split"
 EXECUTORS = (1, 2, 4)
@@ -91,9 +91,11 @@ def _merged(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 def split(source: Path) -> dict[str, Any]:
     """Print how the same job splits on 1, 2 and 4 executors of one core each."""
-    found = [run_split(source, executors) for executors in EXECUTORS]
-    for one in found:
-        print(
+    found = []
+    for executors in EXECUTORS:
+        one = run_split(source, executors)
+        found.append(one)
+        say(
             f"{one.executors} executors: {one.seconds:.0f} s; driver {one.driver_cpu_seconds:.0f} CPU s, "
             f"{one.alone_seconds:.0f} s without a task; {one.tasks:,} tasks: {one.task_cpu_seconds:.0f} CPU s in "
             f"{one.task_seconds:.0f} s; serial share of CPU {one.serial_share:.0%}"

@@ -12,7 +12,7 @@ from tests.support.spark_cluster import Cluster, complaints
 pytestmark = [pytest.mark.integration, pytest.mark.s3, pytest.mark.long, pytest.mark.timeout(3600)]
 # Parts of lines that may say WARN or ERROR, each with the reason for which nothing can be done about it.
 HARMLESS = {
-    "NativeCodeLoader: Unable to load native-hadoop": "Spark from PyPI has no native library of Hadoop; Java's own does",
+    "NativeCodeLoader: Unable to load native-hadoop": "Spark from PyPI has no native library of Hadoop",
     "CoarseGrainedExecutorBackend: RECEIVED SIGNAL TERM": "the worker ends the executors of a run that is over",
     "S3AInstrumentation: Closing output stream statistics": "an upload was counted late: a figure is lost, and no data",
     "MetricsConfig: Cannot locate configuration": "S3A's metrics are not set up, and nobody asked for them",
