@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from random import Random
 
 import pytest
@@ -36,7 +37,7 @@ def test_at_points(cluster: Cluster, bucket: Bucket, local_runs: Runs, first: in
     process = start_application(bucket.place(f"points-{first}"), cluster.conf(), bucket.source(0), "run-0", NOBODY_DIES)
     lost = []
     for point, nth in POINTS[first : first + LOST_IN_A_RUN]:
-        process.wait_until(lambda point=point, nth=nth: process.trace.count(point) >= nth, point, TIMEOUT_S)  # type: ignore[misc]
+        process.wait_until(partial(is_reached, process, point, nth), point, TIMEOUT_S)
         lost.append((f"{point}, {nth}", cluster.lose_executor(Random(point))))
     ends_right(process, bucket, f"points-{first}", local_runs, lost, tell)
 
@@ -55,6 +56,11 @@ def test_at_random_moments(cluster: Cluster, bucket: Bucket, local_runs: Runs, s
         time.sleep(seconds := random.uniform(0, lasting[step] / steps.count(step)))
         lost.append((f"{seconds:.1f} s later in {step}", cluster.lose_executor(random)))
     ends_right(process, bucket, lake, local_runs, lost, tell)
+
+
+def is_reached(process: Process, point: str, nth: int) -> bool:
+    """Whether a run has come to a point so many times."""
+    return process.trace.count(point) >= nth
 
 
 def ends_right(
