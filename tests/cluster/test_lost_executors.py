@@ -26,7 +26,7 @@ POINTS = (
     ("keep a frame: after", 3),
     ("keep a frame: after", 7),
     ("kpis/hourly publish: before", 1),
-    ("ops/export_seq.json: after", 1),
+    ("export_seq.json: after", 1),
 )
 STEPS = ("validate", "stage", "count staged rows", "compute and audit KPIs", "publish KPIs")
 LOST_IN_A_RUN = 5
