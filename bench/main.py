@@ -24,7 +24,6 @@ from bench.data import Shape, make_corrections, make_data
 from bench.delivery import delivery
 from bench.ledger import ledger
 from bench.measure import BenchError, Measurement, measure
-from bench.split import split
 from tools.class_archive import make_archive
 from tools.processes import StoppedBySignal, signals_raise
 from tools.spark_submit import spark_home, submit_command, submit_environment
@@ -297,7 +296,6 @@ SCENARIOS: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "growth": growth,
     "new-day": new_day,
     "corrections": corrections,
-    "split": lambda options: split(data(options.rows, DAYS if options.rows >= SMALL else 1, options.shape)),
     "delivery": delivery,
     "ledger": ledger,
     "api": api,
