@@ -107,7 +107,8 @@ def _empty(context: Context, table: Table, ids: list[int]) -> None:
     frame = table.read(context.spark)
     condition = _of_files(ids)
     if frame.where(condition).limit(1).count():
-        table.replace(frame.where("false"), condition, context.metadata("withdraw"))
+        files = {str(file_id): None for file_id in ids}
+        table.replace(frame.where("false"), condition, context.metadata("withdraw", files=files))
 
 
 def _of_files(ids: Iterable[int]) -> str:

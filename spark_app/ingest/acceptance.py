@@ -35,6 +35,7 @@ from spark_app.ingest.staged_rows import LISTEN, listen_day
 from spark_app.ingest.validation import Checked, check
 from spark_app.ingest.value_limits import too_many_values
 from spark_app.run.context import Context
+from spark_app.spark.session import BYTES_PER_ROW, plans_for_a_pass
 
 _SAMPLES = 5
 _SAMPLE_LENGTH = 500
@@ -69,10 +70,14 @@ def judge_streams(
     """Profile every readable streams file and decide; `references` are songs and users that this run judged before."""
     if not any(c.accepted and c.file.dataset is Dataset.STREAMS for c in candidates):
         return Judged(tuple(c for c in candidates if c.file.dataset is Dataset.STREAMS))
-    known = References(
-        frames.enter_context(_kept(_keys(context, Dataset.SONGS, "track_id", references))),
-        frames.enter_context(_kept(_keys(context, Dataset.USERS, "user_id", references))),
-    )
+    tracks = _keys(context, Dataset.SONGS, "track_id", references)
+    users = _keys(context, Dataset.USERS, "user_id", references)
+    listens_bytes = BYTES_PER_ROW * sum(c.inspection.lines for c in candidates if c.file.dataset is Dataset.STREAMS)
+    if context.lake.many_references(listens_bytes):
+        known = References(tracks, users, many=True)
+    else:
+        tracks, users = (frames.enter_context(_kept(keys.distinct())) for keys in (tracks, users))
+        known = References(tracks, users)
     streams = _judge_dataset(context, Dataset.STREAMS, candidates, known, frames)
     return replace(streams, candidates=_reject_reused_names(context, streams, ledger))
 
@@ -134,6 +139,10 @@ def _read(
         records = quoted_records(context.spark, sources)
     fields = split_fields(records, contract, form.header, quotes=form.quotes)
     checked = check(fields, contract, context.settings, decomposed=form.decomposed)
+    if references.many:
+        checked = replace(checked, frame=frames.enter_context(_kept(checked.frame, StorageLevel.DISK_ONLY)))
+        with plans_for_a_pass(context.spark):
+            references = references.named_by(checked.frame, lambda keys: frames.enter_context(_kept(keys)))
     checked = flag_forgotten(replace(checked, frame=references.look_up(checked.frame)), context.forgotten)
     rows = checked.frame
     if contract.dataset is not Dataset.STREAMS:
@@ -196,7 +205,7 @@ def _kept(frame: DataFrame, level: StorageLevel = StorageLevel.MEMORY_AND_DISK_D
 
 
 def _keys(context: Context, dataset: Dataset, column: str, judged: Judged) -> DataFrame:
-    """Keys of the tracks or users that are known once this run's files are staged."""
+    """Keys of the tracks or users that are known once this run's files are staged, each once or more."""
     table = context.lake.staged(dataset)
     parts = []
     if table.version() >= 0:
@@ -205,7 +214,7 @@ def _keys(context: Context, dataset: Dataset, column: str, judged: Judged) -> Da
     new = judged.valid_rows(dataset)
     if new is not None:
         parts.append(new.select(column))
-    return reduce(DataFrame.unionAll, parts).distinct()
+    return reduce(DataFrame.unionAll, parts)
 
 
 def _reject_reused_names(context: Context, judged: Judged, ledger: Ledger) -> tuple[Candidate, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -15,6 +15,7 @@ from kpi_common.contracts import Contract, Severity
 from spark_app.config.settings import Settings
 from spark_app.ingest.csv_records import Block
 from spark_app.ingest.validation import FORGOTTEN, Checked
+from spark_app.spark.hash_join import rows_named
 
 
 @dataclass
@@ -115,10 +116,26 @@ def max_rows_per_day(profiles: Iterable[FileProfile]) -> int:
 
 @dataclass(frozen=True)
 class References:
-    """Keys that listens are looked up in: (track_id) and (user_id), each unique; None where they don't matter."""
+    """Keys that listens are looked up in: (track_id) and (user_id), each unique; None where they don't matter.
+
+    If they are `many`, they need not be unique, and must be cut down to those that are named before a look-up.
+    """
 
     tracks: DataFrame | None = None
     users: DataFrame | None = None
+    many: bool = False
+
+    def named_by(self, listens: DataFrame, keep: Callable[[DataFrame], DataFrame]) -> References:
+        """Return those that these listens name, looked for at once; `keep` holds them for what follows."""
+
+        def chosen(keys: DataFrame | None) -> DataFrame | None:
+            if keys is None:
+                return None
+            named = keep(rows_named(keys, listens, keys.columns[0]).distinct())
+            named.count()
+            return F.broadcast(named)
+
+        return References(chosen(self.tracks), chosen(self.users))
 
     def look_up(self, frame: DataFrame) -> DataFrame:
         """Add `known_track` and `known_user` (one row in, one row out)."""

@@ -110,13 +110,18 @@ def _write_staged(context: Context, dataset: Dataset, judged: Judged) -> int:
         partitions = max(tasks_at_once(context.spark), files_per_day, 1 + rows // _ROWS_PER_TASK)
         frame = staged_streams(kept, context.settings.kpi_time_zone, files_per_day, partitions)
     elif dataset is Dataset.SONGS:
-        frame = staged_songs(kept, _file_names(context, members)).coalesce(1)
+        frame = staged_songs(kept, _file_names(context, members)).coalesce(_reference_files(members))
     else:
-        frame = staged_users(kept).coalesce(1)
+        frame = staged_users(kept).coalesce(_reference_files(members))
     versions = {str(c.file_id): c.version.version for c in members}
     partition_by = STREAM_PARTITIONS if dataset is Dataset.STREAMS else ()
     metadata = context.metadata("stage", files=versions)
     return context.lake.staged(dataset).replace(frame, _condition(members), metadata, partition_by)
+
+
+def _reference_files(members: Iterable[Candidate]) -> int:
+    """Into how many data files songs or users go."""
+    return 1 + sum(c.profile.kept for c in members) // _ROWS_PER_TASK
 
 
 def _files_per_day(context: Context, listens: DataFrame, members: Iterable[Candidate]) -> int:

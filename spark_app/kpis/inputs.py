@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -19,7 +19,7 @@ from spark_app.kpis.definition import KpiInputs
 from spark_app.kpis.hours import hour_start
 from spark_app.kpis.song_catalogue import current_songs, current_tracks, current_users
 from spark_app.spark.columns import names_list
-from spark_app.spark.hash_join import MANY_ROWS, MAX_KEYS, broadcast_if_small, hashes_differ, join_by_hash
+from spark_app.spark.hash_join import MANY_ROWS, MAX_KEYS, broadcast_if_small, hashes_differ, join_by_hash, rows_named
 from spark_app.spark.kept_frames import KeptFrames
 
 MAX_ROWS_PER_TASK = 1_000_000
@@ -27,7 +27,10 @@ MAX_ROWS_PER_TASK = 1_000_000
 
 @dataclass(frozen=True)
 class Staged:
-    """Staged rows of the dates whose KPIs are due, all songs, all users; `rows_per_date` are those of the listens."""
+    """Staged rows of the dates whose KPIs are due; `rows_per_date` are those of the listens.
+
+    Songs and users are all, or at least all rows of those that the listens name.
+    """
 
     listens: DataFrame
     songs: DataFrame
@@ -39,6 +42,17 @@ def rows_per_date(listens: DataFrame) -> dict[str, int]:
     """Count the staged rows of each date."""
     counted = listens.groupBy("listen_date").count().collect()
     return {str(row["listen_date"]): row["count"] for row in counted}
+
+
+def only_named(staged: Staged, kept: KeptFrames) -> tuple[Staged, int]:
+    """Cut songs and users down to those that the listens name, where these are few, at once.
+
+    Returns:
+        The same with fewer songs and users, and how many rows of these are left.
+    """
+    songs = kept.keep_many_rows(rows_named(staged.songs, staged.listens, "track_id"))
+    users = kept.keep_many_rows(rows_named(staged.users, staged.listens, "user_id"))
+    return replace(staged, songs=songs, users=users), songs.count() + users.count()
 
 
 def kpi_inputs(staged: Staged, zone: str, kept: KeptFrames) -> tuple[KpiInputs, DataFrame]:

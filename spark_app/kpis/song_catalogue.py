@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from spark_app.spark.columns import age_band
+from spark_app.spark.hash_join import MAX_KEYS, rows_named
 
 USED_BY_KPIS = ("track_genre", "track_name", "artists", "album_name", "popularity", "duration_ms")
 
@@ -50,6 +53,17 @@ def current_users(staged: DataFrame) -> DataFrame:
 def changed_users(before: DataFrame, after: DataFrame) -> DataFrame:
     """Grain: user_id, of users of whom any attribute that KPIs may use came, went or changed."""
     return _changed(before, after, "user_id")
+
+
+def only_of_files(
+    before: DataFrame, after: DataFrame, file_ids: Sequence[int], key: str
+) -> tuple[DataFrame, DataFrame]:
+    """Cut staged songs (or users) down to those that these files name before or after, unless they are very many."""
+    named = [rows.where(F.col("file_id").isin(list(file_ids))).select(key) for rows in (before, after)]
+    both = named[0].unionAll(named[1])
+    if both.count() > MAX_KEYS:
+        return before, after
+    return rows_named(before, both, key), rows_named(after, both, key)
 
 
 def _changed(before: DataFrame, after: DataFrame, key: str) -> DataFrame:

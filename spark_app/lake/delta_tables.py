@@ -56,6 +56,11 @@ class Commit:
                 return fields if isinstance(fields, dict) else {}
         return {}
 
+    @property
+    def changes_data(self) -> bool:
+        """Whether data came or went (not: was only compacted)."""
+        return any(action.get(kind, {}).get("dataChange") for action in self.actions for kind in ("add", "remove"))
+
     def changed_partitions(self, column: str, *, only_removed: bool = False) -> set[str]:
         """Values of a partition column in whose partitions data came or went (not: was only compacted)."""
         kinds = ("remove",) if only_removed else ("add", "remove")

@@ -18,6 +18,7 @@ _MARKER = "lake.json"
 _SCRATCH = "tmp"
 # 1: without `lake_id` and `source_time_zone`, which a lake then gets when it is opened.
 _SCHEMA_VERSION = 2
+_MANY_BYTES = 64_000_000  # a million songs; beside more, as many bytes of listens are few
 _HOW_TO_CHANGE_ZONE = {
     "kpi_time_zone": "dates can't be cut anew in place: keep the zone, or build another lake from the files",
     "source_time_zone": "what is staged was read in that zone: keep it, or build another lake from the files",
@@ -129,6 +130,10 @@ class Lake:
     def reference_bytes(self) -> int:
         """Return how many bytes the staged songs and users take, with what older versions of them still take."""
         return sum(self.staged(dataset).stored_bytes() for dataset in (Dataset.SONGS, Dataset.USERS))
+
+    def many_references(self, listens_bytes: int) -> bool:
+        """Whether songs and users are so many, and listens so few, that those alone are looked at that listens name."""
+        return listens_bytes < _MANY_BYTES < self.reference_bytes()
 
     def _table(self, *parts: str) -> Table:
         return Table(join(self.uri, *parts), self.ensure_held)

@@ -12,7 +12,13 @@ from pyspark.sql import functions as F
 
 from kpi_common.contracts import Dataset
 from spark_app.kpis import all_kpis
-from spark_app.kpis.song_catalogue import changed_tracks, changed_users, current_songs, current_users
+from spark_app.kpis.song_catalogue import (
+    changed_tracks,
+    changed_users,
+    current_songs,
+    current_users,
+    only_of_files,
+)
 from spark_app.lake.delta_tables import LogGoneError, Table
 from spark_app.run.context import Context
 from spark_app.run.state import Progress
@@ -70,6 +76,10 @@ def _dates_of_changes(context: Context, dataset: Dataset, done: Progress, now: P
     table, streams = context.lake.staged(dataset), context.lake.staged(Dataset.STREAMS)
     try:
         before, after = (table.read(context.spark, versions.of(dataset)) for versions in (done, now))
+        files = _changed_files(table, done.of(dataset), now.of(dataset))
+        if files and context.lake.many_references(listens_bytes=0):
+            key = "track_id" if dataset is Dataset.SONGS else "user_id"
+            before, after = only_of_files(before, after, files, key)
         if dataset is Dataset.SONGS:
             changed = changed_tracks(current_songs(before), current_songs(after))
         else:
@@ -80,3 +90,13 @@ def _dates_of_changes(context: Context, dataset: Dataset, done: Progress, now: P
         if "DELTA_" not in str(error) and "FileNotFound" not in str(error):
             raise
         return all_dates(context, streams)
+
+
+def _changed_files(table: Table, since: int, until: int) -> list[int]:
+    """Return the file_id of each file whose rows came, went or changed; none if the commits don't say all of them."""
+    try:
+        commits = table.commits_since(since, until)
+    except LogGoneError:
+        return []
+    files = [commit.user_metadata.get("files", {}) for commit in commits if commit.changes_data]
+    return sorted({int(file_id) for entry in files for file_id in entry}) if all(files) else []

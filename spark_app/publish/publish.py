@@ -12,13 +12,13 @@ from kpi_common.contracts import Dataset
 from kpi_common.log import log
 from spark_app.errors import AuditError
 from spark_app.kpis import all_kpis
-from spark_app.kpis.inputs import Staged, kpi_inputs, rows_per_date
+from spark_app.kpis.inputs import Staged, kpi_inputs, only_named, rows_per_date
 from spark_app.publish.audit import failed, judge, judge_emptied, sum_expectations, table_expectations
 from spark_app.publish.dirty_dates import DirtyDates, all_dates
 from spark_app.run.context import Context
 from spark_app.run.state import Progress
 from spark_app.spark.kept_frames import KeptFrames
-from spark_app.spark.session import plans_for, tasks_at_once
+from spark_app.spark.session import BYTES_PER_ROW, plans_for, plans_for_a_pass, tasks_at_once
 
 _TABLES_AT_ONCE = 3
 
@@ -40,6 +40,10 @@ def publish(context: Context, dirty: DirtyDates, versions: Progress) -> dict[str
         with context.steps.step("compute and audit KPIs"), KeptFrames(context.lake.scratch) as kept:
             staged = _read_staged(context, dates, versions)
             rows, reference = sum(staged.rows_per_date.values()), context.lake.reference_bytes()
+            if context.lake.many_references(rows * BYTES_PER_ROW):
+                with plans_for_a_pass(context.spark):
+                    staged, named = only_named(staged, kept)
+                reference = named * BYTES_PER_ROW
             until_written.enter_context(plans_for(context.spark, rows=rows, data_bytes=reference))
             inputs, staged_counts = kpi_inputs(staged, context.settings.kpi_time_zone, kept)
             frames = {kpi.name: kept.keep(kpi.compute(inputs)) for kpi in all_kpis()}

@@ -18,6 +18,15 @@ def broadcast_if_small(frame: DataFrame, rows: int) -> DataFrame:
     return F.broadcast(frame) if rows <= MAX_KEYS else frame
 
 
+def rows_named(rows: DataFrame, names: DataFrame, column: str) -> DataFrame:
+    """Keep all rows with an id of `names`, which are few and need not be unique: one pass, without a shuffle.
+
+    A row in many millions may stay, too, whose id has the same hash as one of them.
+    """
+    hashes = names.select(F.xxhash64(column).alias("id_hash")).distinct()
+    return rows.join(F.broadcast(hashes), on=F.xxhash64(rows[column]) == hashes["id_hash"], how="left_semi")
+
+
 def hashes_differ(keys: DataFrame, column: str) -> bool:
     """Whether no two of these ids, each unique, have the same hash."""
     counts = keys.select(F.xxhash64(column).alias("hash")).agg(F.count(F.lit(1)), F.count_distinct("hash")).first()

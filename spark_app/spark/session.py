@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from pyspark import SparkContext
@@ -42,7 +42,7 @@ REQUIRED = {
 
 _SHUFFLE_PARTITIONS = "spark.sql.shuffle.partitions"
 _ROWS_PER_SHUFFLE_PARTITION = 500_000
-_BYTES_PER_ROW = 50
+BYTES_PER_ROW = 50
 LITTLE_DATA_BYTES = 8_000_000
 # To make Java code of a plan, and to plan anew after each shuffle, takes much longer than little data do.
 FOR_LITTLE_DATA = {
@@ -151,8 +151,19 @@ def plans_for(spark: SparkSession, *, rows: int = 0, data_bytes: int = 0) -> Ite
     Of many rows, shuffles get so many partitions that each fits into memory, and never fewer than are set.
     """
     partitions = max(int(spark.conf.get(_SHUFFLE_PARTITIONS) or 0), 1 + rows // _ROWS_PER_SHUFFLE_PARTITION)
-    little = rows * _BYTES_PER_ROW + data_bytes < LITTLE_DATA_BYTES
+    little = rows * BYTES_PER_ROW + data_bytes < LITTLE_DATA_BYTES
     wanted = FOR_LITTLE_DATA if little else {_SHUFFLE_PARTITIONS: str(partitions)}
+    with _options(spark, wanted):
+        yield
+
+
+def plans_for_a_pass(spark: SparkSession) -> AbstractContextManager[None]:
+    """Let a query go over very many rows and keep few, amid plans for little data; then the session is as before."""
+    return _options(spark, {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"})
+
+
+@contextmanager
+def _options(spark: SparkSession, wanted: Mapping[str, str]) -> Iterator[None]:
     before = {name: spark.conf.get(name, None) for name in wanted}
     try:
         for name, value in wanted.items():

@@ -59,6 +59,20 @@ def test_tracks_of_a_rejected_songs_file_are_unknown_and_those_of_an_accepted_on
     assert verdicts(run.judge())["streams/a.csv"] == "too_many_waiting"
 
 
+def test_listens_meet_the_same_fates_beside_very_many_songs_and_users(
+    run: SmallRun, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.put_references()
+    run.take_in()
+    monkeypatch.setattr("spark_app.lake.tables._MANY_BYTES", 4000)
+    run.put("songs/new.csv", "2,new,Ann,Album,Tune,50,1000,pop")
+    run.put("streams/a.csv", *GOOD, listen(20, track="new"), listen(21, track="unknown"), listen(22, user=99))
+    later = SmallRun(spark, run.folder)
+    with later.frames:
+        version = later.take_in()["streams/a.csv"].version
+    assert (version.valid, version.waiting, version.unknown_users) == (23, 1, 1)
+
+
 def test_a_correction_must_share_a_listen_with_what_it_replaces(run: SmallRun, spark: SparkSession) -> None:
     run.put_references()
     run.put("streams/same.csv", *GOOD)

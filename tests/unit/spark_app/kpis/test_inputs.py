@@ -1,11 +1,16 @@
+import random
+
 import pytest
-from chispa import assert_column_equality
+from chispa import assert_column_equality, assert_df_equality
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from spark_app.kpis.hours import hour_start
-from tests.unit.spark_app.builders import instant
-from tests.unit.spark_app.kpis.inputs import inputs, song
+from spark_app.kpis.inputs import Staged, only_named
+from spark_app.kpis.song_catalogue import current_songs, current_users
+from spark_app.spark.kept_frames import KeptFrames
+from tests.unit.spark_app.builders import STAGED_SONGS, instant
+from tests.unit.spark_app.kpis.inputs import STAGED_USERS, inputs, song, staged
 
 # zone → (instant, start of its hour of the zone), all in UTC
 HOURS = {
@@ -83,3 +88,35 @@ def test_plays_are_counted_by_hour_and_by_day_and_genre(spark: SparkSession) -> 
         ("2024-06-26", "pop", 1),
         ("2024-06-26", "rock", 1),
     }
+
+
+def test_songs_and_users_that_listens_name_are_the_same_as_among_all(spark: SparkSession) -> None:
+    """Random files of songs and users, of several times."""
+    dice = random.Random(3)
+    times = [instant(f"2024-06-0{day} 00:00:00") for day in (1, 2, 3)]
+    songs = [
+        (dice.choice(times), f"{dice.randrange(3)}.csv", f"t{n}", n, genre, f"name {n}", "A", "B", dice.randrange(9), 1)
+        for n in range(40)
+        for genre in dice.sample(["pop", "rock", "jazz"], 2)
+    ]
+    users = [
+        (dice.choice(times), dice.randrange(20), 30, dice.choice(["Peru", "Chile", None]), None) for _ in range(60)
+    ]
+    listens = staged(
+        spark, [(1, dice.randrange(30), f"t{dice.randrange(50)}", "2024-06-25 10:00:00") for _ in range(25)]
+    )
+    given = Staged(
+        listens.coalesce(1),
+        spark.createDataFrame(songs, STAGED_SONGS).coalesce(1),
+        spark.createDataFrame(users, STAGED_USERS).coalesce(1),
+        {"2024-06-25": 25},
+    )
+    with KeptFrames() as kept:
+        named, rows = only_named(given, kept)
+        assert rows == named.songs.count() + named.users.count() < 140
+        for key, found, expected in (
+            ("track_id", current_songs(named.songs), current_songs(given.songs)),
+            ("user_id", current_users(named.users), current_users(given.users)),
+        ):
+            plain = expected.join(listens, on=key, how="left_semi").select(*expected.columns)
+            assert_df_equality(found, plain, ignore_row_order=True)

@@ -1,10 +1,19 @@
+import random
 from datetime import datetime
 
+import pytest
 from chispa import assert_df_equality
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_app.kpis.song_catalogue import changed_tracks, changed_users, current_songs, current_tracks, current_users
+from spark_app.kpis.song_catalogue import (
+    changed_tracks,
+    changed_users,
+    current_songs,
+    current_tracks,
+    current_users,
+    only_of_files,
+)
 from spark_app.spark.columns import age_band
 from tests.unit.spark_app.builders import SONGS, STAGED_SONGS
 
@@ -102,3 +111,27 @@ def test_a_user_changed_if_their_country_or_age_band_did(spark: SparkSession) ->
     before = spark.createDataFrame([(1, "Peru", "18-24"), (2, "Peru", "18-24"), (3, None, None)], USERS)
     after = spark.createDataFrame([(1, "Peru", "18-24"), (2, "Chile", "18-24"), (4, "Peru", None)], USERS)
     assert sorted(row[0] for row in changed_users(before, after).collect()) == [2, 3, 4]
+
+
+def test_changes_are_the_same_among_the_tracks_that_changed_files_name(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random files: one is corrected, one withdrawn, one new, the others stay."""
+    dice = random.Random(5)
+
+    def file(file_id: int, tracks: int = 12) -> list[tuple[object, ...]]:
+        at = dice.choice([OLD, NEW])
+        names = [(track, genre) for track in "abcdefghijkl"[:tracks] for genre in ("pop", "rock")]
+        chosen = dice.sample(names, 4)
+        return [(at, f"{file_id}.csv", *row(*name, popularity=dice.randrange(3)), file_id) for name in chosen]
+
+    same = [song for file_id in (1, 2) for song in file(file_id)]
+    schema = f"{STAGED_SONGS}, file_id int"
+    before = spark.createDataFrame([*same, *file(3, 6), *file(4, 6)], schema).coalesce(1)
+    after = spark.createDataFrame([*same, *file(3, 6), *file(5, 6)], schema).coalesce(1)
+    plain = changed_tracks(current_songs(before), current_songs(after))
+    cut = only_of_files(before, after, [3, 4, 5], "track_id")
+    assert 0 < cut[0].count() < before.count()
+    assert_df_equality(changed_tracks(*map(current_songs, cut)), plain, ignore_row_order=True)
+    monkeypatch.setattr("spark_app.kpis.song_catalogue.MAX_KEYS", 1)
+    assert only_of_files(before, after, [3, 4, 5], "track_id") == (before, after)

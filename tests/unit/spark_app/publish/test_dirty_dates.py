@@ -67,6 +67,26 @@ def test_dates_of_listens_whose_album_or_country_changed_are_due(context: Contex
     assert due(context, done) == {"2024-06-25"}
 
 
+def test_the_same_dates_are_due_of_the_files_alone_that_changed(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As beside very many songs: file 2 takes track b over, then is withdrawn."""
+    table, at = context.lake.staged(Dataset.SONGS), {1: OLD, 2: datetime(2024, 6, 2)}
+
+    def stage(file_id: int, tracks: str, album: str, **metadata: object) -> None:
+        rows = [(at[file_id], f"{file_id}.csv", track, 1, "pop", "n", "A", album, 1, 1, file_id) for track in tracks]
+        frame = context.spark.createDataFrame(rows, f"{STAGED_SONGS}, file_id int").coalesce(1)
+        table.replace(frame, None if file_id == 1 else "file_id = 2", metadata)
+
+    monkeypatch.setattr(type(context.lake), "many_references", lambda *_, **__: True)
+    stage(1, "ab", "First")  # the commit does not say what it changed
+    done = staged_versions(context)
+    for tracks in ("b", ""):
+        stage(2, tracks, "Second", files={"2": 1})
+        assert due(context, done) == {"2024-06-26"}
+        done = staged_versions(context)
+
+
 def test_all_dates_are_due_where_a_kpi_table_is_new(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     done = staged_versions(context)
     new = replace(all_kpis()[0], name="new")

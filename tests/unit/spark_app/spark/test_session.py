@@ -2,7 +2,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from spark_app.errors import UsageError
-from spark_app.spark.session import FOR_LITTLE_DATA, _use_no_language, build_session, plans_for
+from spark_app.spark.session import FOR_LITTLE_DATA, _use_no_language, build_session, plans_for, plans_for_a_pass
 
 
 def test_java_has_no_language_whatever_it_had(spark: SparkSession) -> None:
@@ -28,6 +28,9 @@ def test_plans_suit_the_data_and_the_session_is_then_as_before(spark: SparkSessi
     names = list(FOR_LITTLE_DATA)
     before = [spark.conf.get(name) for name in names]
     with plans_for(spark, rows=1000, data_bytes=1_000_000):
+        assert {name: spark.conf.get(name) for name in names} == FOR_LITTLE_DATA
+        with plans_for_a_pass(spark):
+            assert spark.conf.get("spark.sql.codegen.wholeStage") == "true"
         assert {name: spark.conf.get(name) for name in names} == FOR_LITTLE_DATA
     with plans_for(spark, rows=50_000_000):
         assert spark.conf.get("spark.sql.shuffle.partitions") == "101"
