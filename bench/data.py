@@ -20,15 +20,24 @@ from typing import Literal
 
 import duckdb
 
-USERS = 50_000
-SONG_ROWS = 114_000
-TRACKS = 89_741
 GENRES = 114
 FIRST_DAY = date(2026, 1, 1)
 RESENT_EVERY = 50  # of so many files, one is sent again with corrections
 
 Shape = Literal["hourly", "daily"]
 _HOURS = 24
+
+
+@dataclass(frozen=True)
+class References:
+    """How many users, rows of songs, and tracks in them there are."""
+
+    users: int = 50_000
+    song_rows: int = 114_000
+    tracks: int = 89_741
+
+
+STANDARD = References()
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,13 @@ class _File:
 
 
 def make_data(
-    folder: Path, listens: int, days: int, first: date = FIRST_DAY, name: str = "{day}", shape: Shape = "daily"
+    folder: Path,
+    listens: int,
+    days: int,
+    first: date = FIRST_DAY,
+    name: str = "{day}",
+    shape: Shape = "daily",
+    references: References = STANDARD,
 ) -> Path:
     """Write `{streams,songs,users}/` below a folder, unless they are there; a file's time is when it was complete.
 
@@ -56,11 +71,11 @@ def make_data(
         (folder / dataset).mkdir(parents=True, exist_ok=True)
     midnight = datetime(first.year, first.month, first.day, tzinfo=UTC)
     with duckdb.connect() as engine:
-        engine.execute(_MACROS)
-        _write(engine, _USERS, folder / "users" / "users.csv", midnight)
-        _write(engine, _SONGS, folder / "songs" / "songs.csv", midnight)
+        engine.execute(MACROS)
+        _write(engine, users_query(references), folder / "users" / "users.csv", midnight)
+        _write(engine, songs_query(references), folder / "songs" / "songs.csv", midnight)
         for file in _files(listens, days, first, name, shape):
-            _write(engine, _listens(file), folder / "streams" / file.name, file.start + file.length)
+            _write(engine, _listens(file, references), folder / "streams" / file.name, file.start + file.length)
     done.touch()
     return folder
 
@@ -102,47 +117,54 @@ def _write(engine: duckdb.DuckDBPyConnection, query: str, path: Path, modified: 
 
 
 # u(i, k): the k-th of several evenly spread numbers of row i, from 0 to below 1.
-_MACROS = """
+MACROS = """
 CREATE MACRO u(i, k) AS ((hash(i * 8 + k) >> 11) % 1000003) / 1000003.0;
 CREATE MACRO track(i) AS substr(md5('track' || i::VARCHAR), 1, 22);
 """
 
-_USERS = f"""
-SELECT i + 1 AS user_id, 'User ' || i AS user_name, 18 + (u(i, 0) * 60)::INT AS user_age,
-    'Country ' || (u(i, 1) * 40)::INT AS user_country, DATE '2020-01-01' + (u(i, 2) * 2000)::INT AS created_at
-FROM range({USERS}) AS t(i)
-"""  # noqa: S608 (numbers of ours)
 
-_SONGS = f"""
-SELECT i AS id, track(n) AS track_id,
-    'Artist ' || (u(n, 1) * 20000)::INT || CASE WHEN u(n, 2) < 0.3 THEN ';Artist ' || (u(n, 3) * 20000)::INT ELSE '' END
-        AS artists,
-    'Album, ' || n AS album_name, 'Song "' || n || '"' AS track_name, (u(i, 4) * 100)::INT AS popularity,
-    60000 + (u(n, 5) * 300000)::INT AS duration_ms, 'genre ' || lpad(((i * 7919) % {GENRES})::VARCHAR, 3, '0')
-        AS track_genre
-FROM (SELECT i, CASE WHEN i < {TRACKS} THEN i ELSE floor(u(i, 0) * {TRACKS})::BIGINT END AS n
-      FROM range({SONG_ROWS}) AS t(i))
-"""  # noqa: S608
+def users_query(references: References) -> str:
+    """SQL of the rows of a users file."""
+    return f"""
+    SELECT i + 1 AS user_id, 'User ' || i AS user_name, 18 + (u(i, 0) * 60)::INT AS user_age,
+        'Country ' || (u(i, 1) * 40)::INT AS user_country, DATE '2020-01-01' + (u(i, 2) * 2000)::INT AS created_at
+    FROM range({references.users}) AS t(i)
+    """  # noqa: S608 (numbers of ours)
 
 
-def _listens(file: _File) -> str:
-    own = _rows(file.rows, file.start, file.length)
+def songs_query(references: References) -> str:
+    """SQL of the rows of a songs file."""
+    tracks = references.tracks
+    return f"""
+    SELECT i AS id, track(n) AS track_id,
+        'Artist ' || (u(n, 1) * 20000)::INT
+            || CASE WHEN u(n, 2) < 0.3 THEN ';Artist ' || (u(n, 3) * 20000)::INT ELSE '' END AS artists,
+        'Album, ' || n AS album_name, 'Song "' || n || '"' AS track_name, (u(i, 4) * 100)::INT AS popularity,
+        60000 + (u(n, 5) * 300000)::INT AS duration_ms, 'genre ' || lpad(((i * 7919) % {GENRES})::VARCHAR, 3, '0')
+            AS track_genre
+    FROM (SELECT i, CASE WHEN i < {tracks} THEN i ELSE floor(u(i, 0) * {tracks})::BIGINT END AS n
+          FROM range({references.song_rows}) AS t(i))
+    """  # noqa: S608
+
+
+def _listens(file: _File, references: References) -> str:
+    own = _rows(file.rows, file.start, file.length, references)
     if not file.copied:
         return own
-    copies = _rows(file.copied, file.start - file.length, file.length)
+    copies = _rows(file.copied, file.start - file.length, file.length, references)
     return f"{own} UNION ALL {copies} WHERE i % 100 = 5"
 
 
-def _rows(rows: range, start: datetime, length: timedelta) -> str:
-    seconds = int(length.total_seconds())
+def _rows(rows: range, start: datetime, length: timedelta, references: References) -> str:
+    users, tracks, seconds = references.users, references.tracks, int(length.total_seconds())
     # Seconds after the start of the file's own hour; before it where a listen is late.
     after = f"""CASE WHEN u(j, 3) < 0.05 THEN -floor(259200 * u(j, 4))
         WHEN u(j, 3) < 0.2 THEN floor({seconds} * u(j, 2)) - {seconds} ELSE floor({seconds} * u(j, 2)) END"""
     if seconds == _HOURS * 3600:
         after = f"floor({seconds} * u(j, 2))"
     return f"""
-    SELECT CASE WHEN i % 200 = 9 THEN NULL ELSE 1 + floor({USERS} * pow(u(j, 0), 2))::BIGINT END AS user_id,
-        track(floor({TRACKS} * pow(u(j, 1), 3))::BIGINT) AS track_id,
+    SELECT CASE WHEN i % 200 = 9 THEN NULL ELSE 1 + floor({users} * pow(u(j, 0), 2))::BIGINT END AS user_id,
+        track(floor({tracks} * pow(u(j, 1), 3))::BIGINT) AS track_id,
         CASE WHEN i % 200 = 7 THEN 'not a time'
             ELSE strftime(TIMESTAMP '{start:%Y-%m-%d %H:%M:%S}' + to_seconds(({after})::BIGINT), '%Y-%m-%d %H:%M:%S')
             END AS listen_time

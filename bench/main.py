@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.api import api
+from bench.catalogue import catalogue
 from bench.compare import differences
 from bench.data import Shape, make_corrections, make_data
 from bench.delivery import delivery
@@ -298,6 +299,7 @@ SCENARIOS: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "corrections": corrections,
     "delivery": delivery,
     "ledger": ledger,
+    "catalogue": catalogue,
     "api": api,
 }
 
