@@ -179,7 +179,7 @@ class Workplace:
 
     def arguments(self, command: Sequence[str], run_id: str, settings: Mapping[str, object]) -> list[str]:
         """Return the application's command line."""
-        chosen = [part for name, value in (SETTINGS | settings).items() for part in ("--set", f"{name}={value}")]
+        chosen = [part for name, value in {**SETTINGS, **settings}.items() for part in ("--set", f"{name}={value}")]
         lake = self.lake_uri or str(self.lake)
         return [*command, "--lake", lake, "--run-id", run_id, *chosen, "--log-format", "text"]
 

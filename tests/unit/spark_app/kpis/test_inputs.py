@@ -111,7 +111,7 @@ def test_songs_and_users_that_listens_name_are_the_same_as_among_all(spark: Spar
         spark.createDataFrame(users, STAGED_USERS).coalesce(1),
         {"2024-06-25": 25},
     )
-    with KeptFrames() as kept:
+    with KeptFrames("none") as kept:
         named, rows = only_named(given, kept)
         assert rows == named.songs.count() + named.users.count() < 140
         for key, found, expected in (
