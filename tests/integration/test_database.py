@@ -302,7 +302,7 @@ def test_a_million_songs_and_no_trace_of_the_password(
     assert done.returncode == 0, done.stderr[-3000:]
     (result,) = (json.loads(path.read_text()) for path in (tmp_path / "lake" / "runs").glob("*/result.json"))
     assert result["totals_by_dataset"]["songs"]["valid"] == 1_000_000
-    assert next(step for step in result["steps"] if step["step"] == "read databases")
+    assert next(step for step in result["steps"] if step["name"] == "read databases")
     (log,) = events.iterdir()
     everything = [done.stdout, done.stderr, log.read_text("utf-8"), json.dumps(result)]
     everything += [p.read_text("utf-8") for p in (tmp_path / "lake").rglob("*.json")]
