@@ -71,6 +71,7 @@ def as_for_many_rows(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(spark_session, "LITTLE_DATA_BYTES", 0)
     for name in FOR_LITTLE_DATA:
         spark.conf.unset(name)
+    spark.conf.set("spark.sql.shuffle.partitions", "4")
     assert spark.conf.get("spark.sql.adaptive.enabled") == "true"
     yield
     for name, value in FOR_LITTLE_DATA.items():
