@@ -8,8 +8,8 @@ import logging
 import re
 from contextlib import suppress
 from datetime import UTC, date, datetime
-from functools import lru_cache
 from http import HTTPStatus
+from threading import Lock
 from typing import Annotated, Any, TypeVar
 
 from aws_lambda_powertools.event_handler import Response
@@ -18,6 +18,7 @@ from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValidationError
 from aws_lambda_powertools.event_handler.openapi.params import Header, Path, Query
 from botocore.exceptions import BotoCoreError, ClientError
+from cachetools import LRUCache, cached
 from pydantic import BaseModel, BeforeValidator
 
 from api.models import Countries, DailyGenres, GenreDays, Health, Hours, Problem, Songs
@@ -33,7 +34,7 @@ DESCRIPTION = (
 CACHE = "private, max-age=60"
 JSON = "application/json"
 MOST_DAYS = 100
-KEPT_PAGES = 1000  # of complete days, in memory; a large one has 200 kB
+KEPT_BYTES = 50_000_000  # of pages of complete days, in memory
 Page = TypeVar("Page", bound=BaseModel)
 App = TypeVar("App", bound=ApiGatewayResolver)
 
@@ -213,7 +214,7 @@ def _day_page(
     return _answer(_body(model, page, status, genre, complete=status.complete and status == before))
 
 
-@lru_cache(maxsize=KEPT_PAGES)
+@cached(LRUCache(KEPT_BYTES, getsizeof=len), lock=Lock())
 def _complete_page(
     model: type[Page], view: str, status: DayStatus, limit: int, token: str | None, genre: str | None
 ) -> str:
