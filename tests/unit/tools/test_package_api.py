@@ -21,7 +21,7 @@ VIEWS = ("daily_genre", "top_songs", "hourly", "daily_country")
 
 def test_the_role_only_reads_and_just_the_tables_that_the_api_reads() -> None:
     text = TEMPLATE.read_text(encoding="utf-8")
-    assert set(re.findall(r"dynamodb:(\w+)", text)) == {"Query", "GetItem", "BatchGetItem", "Scan"}
+    assert set(re.findall(r"dynamodb:(\w+)", text)) == {"Query", "BatchGetItem", "Scan"}
     tables = load_toml("dynamodb/kpi_tables.toml")["tables"]
     names = {tables[view]["name"] for view in VIEWS} | {load_toml("dynamodb/operations.toml")["tables"]["status"]}
     assert set(re.findall(r"table/\$\{TablePrefix\}(\w+)", text)) == names
