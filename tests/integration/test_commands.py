@@ -115,7 +115,8 @@ def test_a_run_is_restored_and_dates_are_rebuilt(application: Application) -> No
     assert counts(application) == damaged
     assert exported(application)["dates"] == [MONDAY]
     assert call(application, "restore", "--run", "unheard-of") == 2
-    assert call(application, "rebuild", "--to", "2024-06-23") == 2
+    assert call(application, "rebuild", "--to", MONDAY) == 0
+    assert counts(application) == before | {(MONDAY, "pop"): 3}
 
 
 @pytest.mark.long
