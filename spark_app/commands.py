@@ -89,9 +89,9 @@ def _take_in(
 ) -> Sequence[Candidate]:
     """Inspect, judge and stage the files of a batch, and settle what became of them."""
     step, result = context.steps.step, context.result
-    data_bytes = batch.unpacked_bytes
-    if not context.lake.many_references(data_bytes):
-        data_bytes += context.lake.reference_bytes()
+    data_bytes, reference_bytes = batch.unpacked_bytes, context.lake.reference_bytes()
+    if not context.lake.many_references(data_bytes, reference_bytes):
+        data_bytes += reference_bytes
     with ExitStack() as frames:
         frames.enter_context(plans_for(context.spark, data_bytes=data_bytes))
         with note_trial(state, batch, later):

@@ -73,7 +73,7 @@ def judge_streams(
     tracks = _keys(context, Dataset.SONGS, "track_id", references)
     users = _keys(context, Dataset.USERS, "user_id", references)
     listens_bytes = BYTES_PER_ROW * sum(c.inspection.lines for c in candidates if c.file.dataset is Dataset.STREAMS)
-    if context.lake.many_references(listens_bytes):
+    if context.lake.many_references(listens_bytes, context.lake.reference_bytes()):
         known = References(tracks, users, many=True)
     else:
         tracks, users = (frames.enter_context(_kept(keys.distinct())) for keys in (tracks, users))

@@ -131,9 +131,9 @@ class Lake:
         """Return how many bytes the staged songs and users take, with what older versions of them still take."""
         return sum(self.staged(dataset).stored_bytes() for dataset in (Dataset.SONGS, Dataset.USERS))
 
-    def many_references(self, listens_bytes: int) -> bool:
+    def many_references(self, listens_bytes: int, reference_bytes: int) -> bool:
         """Whether songs and users are so many, and listens so few, that those alone are looked at that listens name."""
-        return listens_bytes < _MANY_BYTES < self.reference_bytes()
+        return listens_bytes < _MANY_BYTES < reference_bytes
 
     def _table(self, *parts: str) -> Table:
         return Table(join(self.uri, *parts), self.ensure_held)

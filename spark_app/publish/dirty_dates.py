@@ -77,7 +77,7 @@ def _dates_of_changes(context: Context, dataset: Dataset, done: Progress, now: P
     try:
         before, after = (table.read(context.spark, versions.of(dataset)) for versions in (done, now))
         files = _changed_files(table, done.of(dataset), now.of(dataset))
-        if files and context.lake.many_references(listens_bytes=0):
+        if files and context.lake.many_references(0, context.lake.reference_bytes()):
             key = "track_id" if dataset is Dataset.SONGS else "user_id"
             before, after = only_of_files(before, after, files, key)
         if dataset is Dataset.SONGS:

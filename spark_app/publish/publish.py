@@ -40,7 +40,7 @@ def publish(context: Context, dirty: DirtyDates, versions: Progress) -> dict[str
         with context.steps.step("compute and audit KPIs"), KeptFrames(context.lake.scratch) as kept:
             staged = _read_staged(context, dates, versions)
             rows, reference = sum(staged.rows_per_date.values()), context.lake.reference_bytes()
-            if context.lake.many_references(rows * BYTES_PER_ROW):
+            if context.lake.many_references(rows * BYTES_PER_ROW, reference):
                 with plans_for_a_pass(context.spark):
                     staged, named = only_named(staged, kept)
                 reference = named * BYTES_PER_ROW
