@@ -20,7 +20,7 @@ from spark_app.spark import session as spark_session
 from spark_app.spark.session import FOR_LITTLE_DATA, build_session
 from tests.faults.report import print_table
 from tests.support.cpu import cpu_seconds
-from tools.spark_submit import SHORT_RUN_JAVA_OPTIONS, spark_home, submit_environment, submit_options
+from tools.spark_submit import spark_home, submit_environment, submit_options
 
 TEST_CONF = FOR_LITTLE_DATA | {
     "spark.master": "local[2]",
@@ -47,12 +47,11 @@ def _as_java_reads_it(rows: RDD[Any]) -> RDD[Any]:
 def spark() -> Iterator[SparkSession]:
     """A session that is started once; what a test stops or changes of it, the others feel."""
     given = dict(os.environ)
-    environment = submit_environment(given, short_run=True)
+    environment = submit_environment(given)
     # Of sys.path, only what tests/ need: a worker must find spark_app as on EMR, installed or on PYTHONPATH.
     os.environ.update(environment)
     conf = [part for name, value in TEST_CONF.items() for part in ("--conf", f"{name}={value}")]
-    options = [*submit_options(("delta", "jdbc")), *conf, "--driver-java-options", SHORT_RUN_JAVA_OPTIONS]
-    os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join([*options, "pyspark-shell"])
+    os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join([*submit_options(("delta", "jdbc")), *conf, "pyspark-shell"])
     session = build_session(retention_days=30)
     session.sparkContext.setLogLevel("ERROR")
     with pytest.MonkeyPatch.context() as patch:
@@ -105,6 +104,14 @@ def pytest_configure() -> None:
 def figure(record_property: Callable[[str, Any], None]) -> Callable[[str], None]:
     """Print a line at the end of all tests, whichever worker finds it."""
     return lambda line: record_property(FIGURE, line)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In parallel runs, one worker has all tests of the shared session, as Java has to warm up; others go by files."""
+    for item in items:
+        shared = "spark" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("spark" if shared else item.path.stem))
 
 
 _cpu_so_far = [0.0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -25,11 +25,15 @@ _LOG = "_delta_log"
 _WRITER = "music-streaming-kpis"  # to whom the transaction numbers of a log belong
 # In a table's folder while its first commit is being made: without a log, the files there are a killed job's.
 _FIRST_WRITE = "_first_write"
-_USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 # Lists of data files by which engines that don't know Delta read a table, kept by Delta itself with each commit.
 MANIFESTS = "_symlink_format_manifest"
 _KEEPS_MANIFESTS = "delta.compatibility.symlinkFormatManifest.enabled"
 _RETENTION_CHECK = "spark.databricks.delta.retentionDurationCheck.enabled"
+
+
+def of_dates(dates: Iterable[str]) -> str:
+    """The condition that a row's listen_date is one of these, of which there is at least one."""
+    return f"listen_date IN ({', '.join(f'DATE{date!r}' for date in sorted(dates))})"
 
 
 class LogGoneError(Exception):
@@ -163,16 +167,18 @@ class Table:
         return version
 
     def restore(self, spark: SparkSession, version: int, metadata: dict[str, Any]) -> None:
-        """Make the table what it was at a version; -1 empties it."""
-        self._before_commit()
-        spark.conf.set(_USER_METADATA, json.dumps(metadata))
-        try:
-            if version < 0:
-                spark.sql(f"DELETE FROM {self._sql_name}")  # noqa: S608 (a quoted name, no value)
-            else:
-                spark.sql(f"RESTORE TABLE {self._sql_name} TO VERSION AS OF {version}")
-        finally:
-            spark.conf.unset(_USER_METADATA)
+        """Make each date that changed since a version what it was then, in one commit as `replace` makes it.
+
+        Version -1 empties the table.
+
+        Raises:
+            LockLostError: see `replace`.
+            LogGoneError: see `commits_since`.
+        """
+        if version < 0:
+            self.replace(self.read(spark).where("false"), None, metadata, ("listen_date",))
+        elif dates := self.changed_dates(version):
+            self.replace(self.read(spark, version).where(of_dates(dates)), of_dates(dates), metadata, ("listen_date",))
 
     def compact(self, spark: SparkSession, retention_days: int) -> None:
         """Merge small files, then delete files that no version within the retention needs."""

@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from kpi_common.contracts import Dataset
 from kpi_common.log import log
 from spark_app.errors import AuditError
 from spark_app.kpis import all_kpis
 from spark_app.kpis.inputs import Staged, kpi_inputs, only_named, rows_per_date
+from spark_app.lake.delta_tables import of_dates
 from spark_app.publish.audit import failed, judge, judge_emptied, sum_expectations, table_expectations
 from spark_app.publish.dirty_dates import DirtyDates, all_dates
 from spark_app.run.context import Context
@@ -59,19 +59,18 @@ def _read_staged(context: Context, dates: list[str], versions: Progress) -> Stag
         context.lake.staged(dataset).read(context.spark, versions.of(dataset))
         for dataset in (Dataset.SONGS, Dataset.USERS, Dataset.STREAMS)
     )
-    listens = streams.where(F.col("listen_date").isin([F.lit(date).cast("date") for date in dates]))
+    listens = streams.where(of_dates(dates))
     return Staged(listens, songs, users, rows_per_date(listens))
 
 
 def _write(context: Context, frames: dict[str, DataFrame], dates: list[str]) -> None:
     """Replace these dates in every KPI table; the tables are independent, so they are written side by side."""
-    condition = f"listen_date IN ({', '.join(f'DATE{date!r}' for date in dates)})"
     tasks = min(len(dates), tasks_at_once(context.spark))
 
     def write(name: str) -> tuple[str, int]:
         frame = frames[name].repartition(tasks, "listen_date") if tasks > 1 else frames[name].coalesce(1)
         metadata = context.metadata("publish")
-        return f"kpis/{name}", context.lake.kpi(name).replace(frame, condition, metadata, ("listen_date",))
+        return f"kpis/{name}", context.lake.kpi(name).replace(frame, of_dates(dates), metadata, ("listen_date",))
 
     with ThreadPoolExecutor(_TABLES_AT_ONCE) as pool:
         context.result.tables.update(pool.map(write, frames))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
+from spark_app.cli import main
 from tests.integration import bad_runs
 from tests.integration.application import Application, NewFile, differences, fate_differences
 from tests.integration.bad_files import (
@@ -104,19 +105,21 @@ def test_ignored_columns_are_noted(batch: Batch) -> None:
     assert "device" in " ".join(batch.file("streams/extra column.csv")["notes"])
 
 
-def test_nothing_but_bad_files_is_nothing_usable(place: Place) -> None:
-    """Each file that the table has as rejected, and a name that is used for another content, after a good run."""
-    place.start_from_first_run()
-    cases = [case for case in FILE_CASES if case.alone]
-    for file in (*(case.file() for case in cases), *bad_runs.new_streams("streams/good.csv")):
-        file.write(place.application.input)
-    before = place.application.versions()
-    assert place.application.run() == 3
-    result = place.application.result()
+def test_nothing_but_bad_files_is_nothing_usable(batch: Batch, tmp_path: Path) -> None:
+    """Each file that the table has as rejected is tried again, beside a name that is used for another content."""
+    shutil.copytree(batch.application.input.parent, tmp_path, dirs_exist_ok=True, copy_function=shutil.copy2)
+    application = replace(batch.application, input=tmp_path / "input", lake=tmp_path / "lake")
+    reasons = {case.name: case.reason for case in FILE_CASES if case.alone}
+    assert main(["files", "retry", *reasons, "--lake", str(application.lake)], spark=application.spark) == 0
+    for file in bad_runs.new_streams("streams/good.csv"):
+        file.write(application.input)
+    before = application.versions()
+    assert application.run() == 3
+    result = application.result()
     assert (result["status"], result["error"]["code"]) == ("nothing_usable", "all_rejected")
-    reasons = {case.name: case.reason for case in cases} | {"streams/good.csv": "name_reused"}
-    assert {file["name"]: file["reason"] for file in result["files"] if file["outcome"] == "rejected"} == reasons
-    after = place.application.versions()
+    rejected = {file["name"]: file["reason"] for file in result["files"] if file["outcome"] == "rejected"}
+    assert rejected == reasons | {"streams/good.csv": "name_reused"}
+    after = application.versions()
     assert {table for table in after if after[table] != before[table]} <= {"quarantine/records"}
 
 
@@ -131,9 +134,9 @@ def first_run(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def place(spark: SparkSession, first_run: Path, tmp_path: Path) -> Place:
+def place(spark: SparkSession, request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     def start_from_first_run() -> None:
-        shutil.copytree(first_run, tmp_path, dirs_exist_ok=True, copy_function=shutil.copy2)
+        shutil.copytree(request.getfixturevalue("first_run"), tmp_path, dirs_exist_ok=True, copy_function=shutil.copy2)
 
     application = Application(spark, tmp_path / "input", tmp_path / "lake", {})
     return Place(application, good_files(), start_from_first_run)

@@ -132,6 +132,15 @@ def test_each_export_has_what_changed_since_the_receipt_and_a_number_above(new_r
     assert [run.manifest()["changes_since"] for run in (one, two, three)] == [0, 1, 0]
 
 
+def test_half_an_export_is_none(new_run: Callable[[str], Run]) -> None:
+    one, two = map(new_run, ["one", "two"])
+    one.export()
+    one.deliver()
+    (one.folder / "exports" / "one" / "manifest.json").unlink()
+    assert (two.export() or {})["export_seq"] == 2
+    assert two.items() == {MONDAY: "250", TUESDAY: "7"}
+
+
 def test_the_number_goes_on_after_the_release_before_and_after_exports_that_are_gone(
     new_run: Callable[[str], Run],
 ) -> None:

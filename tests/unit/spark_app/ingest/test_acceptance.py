@@ -26,6 +26,14 @@ def run(spark: SparkSession, tmp_path: Path) -> Iterator[SmallRun]:
         yield run
 
 
+@pytest.fixture
+def later(references: Path, spark: SparkSession, tmp_path: Path) -> Iterator[SmallRun]:
+    """A run on a lake that has a song and a user."""
+    run = SmallRun.on_copy(references, spark, tmp_path)
+    with run.frames:
+        yield run
+
+
 def verdicts(judged: Judged) -> dict[str, str | None]:
     return {candidate.file.name: candidate.version.reason for candidate in judged.candidates}
 
@@ -60,30 +68,25 @@ def test_tracks_of_a_rejected_songs_file_are_unknown_and_those_of_an_accepted_on
 
 
 def test_listens_meet_the_same_fates_beside_very_many_songs_and_users(
-    run: SmallRun, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+    later: SmallRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run.put_references()
-    run.take_in()
     monkeypatch.setattr("spark_app.lake.tables._MANY_BYTES", 4000)
-    run.put("songs/new.csv", "2,new,Ann,Album,Tune,50,1000,pop")
-    run.put("streams/a.csv", *GOOD, listen(20, track="new"), listen(21, track="unknown"), listen(22, user=99))
-    later = SmallRun(spark, run.folder)
-    with later.frames:
-        version = later.take_in()["streams/a.csv"].version
+    later.put("songs/new.csv", "2,new,Ann,Album,Tune,50,1000,pop")
+    later.put("streams/a.csv", *GOOD, listen(20, track="new"), listen(21, track="unknown"), listen(22, user=99))
+    version = later.take_in()["streams/a.csv"].version
     assert (version.valid, version.waiting, version.unknown_users) == (23, 1, 1)
 
 
-def test_a_correction_must_share_a_listen_with_what_it_replaces(run: SmallRun, spark: SparkSession) -> None:
-    run.put_references()
-    run.put("streams/same.csv", *GOOD)
-    run.put("streams/reused.csv", *GOOD)
-    run.take_in()
-    run.put("streams/same.csv", *GOOD[:1], listen(50), at=NOON + HOUR)
-    run.put("streams/reused.csv", listen(50), listen(51), at=NOON + HOUR)
-    later = SmallRun(spark, run.folder)
-    with later.frames:
-        assert verdicts(later.judge()) == {"streams/reused.csv": "name_reused", "streams/same.csv": None}
-    allowed = SmallRun(spark, run.folder, ("allow_name_reuse=true",))
+def test_a_correction_must_share_a_listen_with_what_it_replaces(later: SmallRun, spark: SparkSession) -> None:
+    later.put("streams/same.csv", *GOOD)
+    later.put("streams/reused.csv", *GOOD)
+    later.take_in()
+    later.put("streams/same.csv", *GOOD[:1], listen(50), at=NOON + HOUR)
+    later.put("streams/reused.csv", listen(50), listen(51), at=NOON + HOUR)
+    latest = SmallRun(spark, later.folder)
+    with latest.frames:
+        assert verdicts(latest.judge()) == {"streams/reused.csv": "name_reused", "streams/same.csv": None}
+    allowed = SmallRun(spark, later.folder, ("allow_name_reuse=true",))
     with allowed.frames:
         assert verdicts(allowed.judge()) == {"streams/reused.csv": None, "streams/same.csv": None}
 
