@@ -91,7 +91,7 @@ cmd_test() {
     fi
     set_up delta s3 jdbc
     cd "$ROOT"
-    local parallel=(-n 2 --dist loadgroup)
+    local parallel=(-n 2 --dist loadfile)
     if (($# == 0)); then
         set -- "${parallel[@]}" -m "not long and not image"
     elif [[ $1 == --coverage ]]; then

@@ -8,6 +8,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from pyspark import RDD, SparkContext
 from pyspark.serializers import BatchedSerializer
 from pyspark.sql import SparkSession
+from xdist.scheduler import LoadFileScheduling
 
 from spark_app.spark import session as spark_session
 from spark_app.spark.session import FOR_LITTLE_DATA, build_session
@@ -106,12 +109,22 @@ def figure(record_property: Callable[[str, Any], None]) -> Callable[[str], None]
     return lambda line: record_property(FIGURE, line)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In parallel runs, one worker has all tests of the shared session, as Java has to warm up; others go by files."""
-    for item in items:
-        shared = "spark" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("spark" if shared else item.path.stem))
+class OneJava(LoadFileScheduling):  # type: ignore[misc]  # (xdist has no types)
+    """In parallel runs, tests go to workers by files, and all of the shared session to one: Java has to warm up."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = super()._split_scope(nodeid)
+        return "spark" if _uses_spark(path) else path
+
+
+@cache
+def _uses_spark(path: str) -> bool:
+    return SparkSession.__name__ in Path(path).read_text("utf-8")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneJava:
+    """Have xdist use it; scopes with the most tests come first."""
+    return OneJava(config, log)
 
 
 _cpu_so_far = [0.0]
