@@ -24,7 +24,8 @@ from bench.compare import differences
 from bench.data import Shape, make_corrections, make_data
 from bench.delivery import delivery
 from bench.ledger import ledger
-from bench.measure import BenchError, Measurement, measure
+from bench.measure import BenchError, Measurement, measure, steps_of
+from bench.split import split
 from tools.class_archive import make_archive
 from tools.processes import StoppedBySignal, signals_raise
 from tools.spark_submit import spark_home, submit_command, submit_environment
@@ -196,14 +197,6 @@ def check_results(ways: Sequence[Way]) -> None:
         say(f"{way.name}: same figures as ours")
 
 
-def steps_of(lake: Path) -> list[dict[str, Any]]:
-    """Return the steps of the newest run of a lake, with seconds and bytes, and the sum of them."""
-    newest = max(lake.glob("runs/*/result.json"), key=lambda path: path.stat().st_mtime)
-    steps: list[dict[str, Any]] = json.loads(newest.read_text("utf-8"))["steps"]
-    numbers = {key for step in steps for key in step if key != "name"}
-    return [*steps, {"name": "total"} | {key: sum(step.get(key, 0) for step in steps) for key in numbers}]
-
-
 # --- other questions ---
 
 
@@ -300,6 +293,7 @@ SCENARIOS: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "delivery": delivery,
     "ledger": ledger,
     "catalogue": catalogue,
+    "split": split,
     "api": api,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import platform
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -56,6 +58,14 @@ def measure(command: Sequence[str], env: Mapping[str, str], log: Path) -> Measur
         tail = "\n".join(log.read_text("utf-8", errors="replace").splitlines()[-15:])
         raise BenchError(f"{command[0]} ended with {process.returncode}; its last lines ({log}):\n{tail}")
     return Measurement(time.monotonic() - started, sum(cpu.values()), peak / 1e6)
+
+
+def steps_of(lake: Path) -> list[dict[str, Any]]:
+    """Return the steps of the newest run of a lake, with seconds and bytes, and the sum of them."""
+    newest = max(lake.glob("runs/*/result.json"), key=lambda path: path.stat().st_mtime)
+    steps: list[dict[str, Any]] = json.loads(newest.read_text("utf-8"))["steps"]
+    numbers = {key for step in steps for key in step if key != "name"}
+    return [*steps, {"name": "total"} | {key: sum(step.get(key, 0) for step in steps) for key in numbers}]
 
 
 def share_memory(pid: int, other: int) -> bool:

@@ -165,8 +165,9 @@ def test_a_commit_that_failed_as_another_run_took_over_says_so(
         replace(Table(table.uri, lost_at_the_second_look), rows(spark, (1, "2024-06-01", 1)), None)
 
 
+@pytest.mark.parametrize("way", ["replace", "restore"])
 def test_a_run_that_slept_since_its_look_at_the_lock_does_not_replace_what_another_has_written(
-    spark: SparkSession, table: Table, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, table: Table, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """As it was, old figures took the place of the newer ones: Delta itself begins with what is there when it wakes."""
     theirs, lost = rows(spark, (1, "2024-06-01", 2)), []
@@ -180,10 +181,16 @@ def test_a_run_that_slept_since_its_look_at_the_lock_does_not_replace_what_anoth
         replace(Table(table.uri), theirs, "file_id IN (1)")
         save()
 
-    replace(table, rows(spark, (1, "2024-06-01", 0)), None)
+    for number in (0, 1):
+        replace(table, rows(spark, (1, "2024-06-01", number)), None)
     saving(monkeypatch, after_another)
+    asleep = Table(table.uri, ensure_held)
+    write = {
+        "replace": lambda: replace(asleep, rows(spark, (1, "2024-06-01", 1)), "file_id IN (1)"),
+        "restore": lambda: asleep.restore(spark, 0, {}),
+    }[way]
     with pytest.raises(LockLostError):
-        replace(Table(table.uri, ensure_held), rows(spark, (1, "2024-06-01", 1)), "file_id IN (1)")
+        write()
     assert_df_equality(table.read(spark), theirs, ignore_nullable=True)
 
 
