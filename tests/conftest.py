@@ -119,7 +119,7 @@ class OneJava(LoadFileScheduling):  # type: ignore[misc]  # (xdist has no types)
 
 @cache
 def _uses_spark(path: str) -> bool:
-    return SparkSession.__name__ in Path(path).read_text("utf-8")
+    return SparkSession.__name__ in (Path(__file__).parents[1] / path).read_text("utf-8")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneJava:
