@@ -95,32 +95,33 @@ def test_files_are_listed_and_shown(application: Application, capsys: pytest.Cap
     assert call(application, "files", "show", "streams/none.csv") == 2
 
 
-def test_dates_are_rebuilt_and_a_run_is_restored(application: Application) -> None:
-    """Damage stays on the date that is not computed: so each command shows which it took."""
+def test_a_run_is_restored_and_dates_are_rebuilt(application: Application) -> None:
+    """Damage stays on the dates that are not computed: so each command shows which it took."""
     before = counts(application)
     deliver(application)
     damage(application, "UPDATE {table} SET listen_count = 99")
-    assert call(application, "rebuild", "--to", MONDAY) == 0
-    assert application.result()["dirty_dates"] == [MONDAY]
-    damaged = before | {(TUESDAY, "rock"): 99}
+    assert call(application, "rebuild", "--from", TUESDAY) == 0
+    assert application.result()["dirty_dates"] == [TUESDAY]
+    damaged = before | {(MONDAY, "pop"): 99}
     assert counts(application) == damaged
     assert call(application, "rebuild", "--from", "2030-01-01") == 2
 
     put(application, "streams/late.csv", f"3,A,{MONDAY} 11:00:00")
     assert application.run("--run-id", "regretted") == 0
-    assert counts(application) == damaged | {(MONDAY, "pop"): 3}
+    assert counts(application) == before | {(MONDAY, "pop"): 3}
     assert exported(application)["dates"] == [MONDAY, TUESDAY]
     deliver(application)
     assert call(application, "restore", "--run", "regretted") == 0
     assert counts(application) == damaged
     assert exported(application)["dates"] == [MONDAY]
     assert call(application, "restore", "--run", "unheard-of") == 2
+    assert call(application, "rebuild", "--to", "2024-06-23") == 2
 
 
 @pytest.mark.long
 def test_what_was_taken_back_is_rebuilt_from_what_is_staged(application: Application) -> None:
-    assert call(application, "rebuild", "--from", MONDAY) == 0
-    assert application.result()["dirty_dates"] == [MONDAY, TUESDAY]
+    assert call(application, "rebuild", "--to", MONDAY) == 0
+    assert application.result()["dirty_dates"] == [MONDAY]
     assert counts(application) == {(MONDAY, "pop"): 3, (TUESDAY, "rock"): 1}
 
 
