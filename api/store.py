@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,11 +22,10 @@ from kpi_common.conf_files import load_toml
 
 Item = Mapping[str, Any]
 STATUS_KEY = "date"
-CONTROL_KEY = "#control"  # the item in the table of statuses that is no day
-STATUS_FRESH_S = 5.0
-DAYS_FRESH_S = 30.0
+CONTROL_KEY = "#control"  # the item in the table of statuses that is no day, but says who writes and what was written
+LOOK_EVERY_S = 5.0
+FRESH_S = 30.0
 MOST_STATUSES = 10_000  # kept in memory
-MOST_GENRE_PAGES = 1000
 CONNECTIONS = 32
 _WRONG_TOKEN = bad_request("`next` is no token of this question; take the one that the page before gave")
 
@@ -56,15 +55,8 @@ class Rows:
     next: str | None
 
 
-@dataclass(frozen=True)
-class RowsOfDays(Rows):
-    """A page of rows of several days, and the statuses that these had just after it was read."""
-
-    statuses: Mapping[str, DayStatus | None]
-
-
 class KpiStore:
-    """Reads days. A status that was read less than five seconds ago counts as read before the rows."""
+    """Reads days. What was seen less than five seconds ago counts as seen before the rows are read."""
 
     def __init__(self) -> None:
         names = load_toml("dynamodb/operations.toml")["tables"]
@@ -73,9 +65,24 @@ class KpiStore:
         self._layout = load_toml("dynamodb/kpi_tables.toml")["tables"]
         self._client = new_client("dynamodb", config=client_config(connections=CONNECTIONS, attempts=3, read_timeout=5))
         self._lock = Lock()  # of what is kept
-        self._statuses: TTLCache[str, DayStatus | None] = TTLCache(MOST_STATUSES, STATUS_FRESH_S)
-        self._newest_day: TTLCache[None, DayStatus | None] = TTLCache(1, DAYS_FRESH_S)
-        self._genre_days: TTLCache[Any, RowsOfDays] = TTLCache(MOST_GENRE_PAGES, DAYS_FRESH_S)
+        self._last_delivery: TTLCache[None, Hashable] = TTLCache(1, LOOK_EVERY_S)
+        self._statuses: TTLCache[tuple[Hashable, str], DayStatus | None] = TTLCache(MOST_STATUSES, FRESH_S)
+        self._newest_day: TTLCache[None, DayStatus | None] = TTLCache(1, FRESH_S)
+
+    def last_delivery(self, *, fresh: bool = False) -> Hashable:
+        """Return what stands for the last delivery, as of at most five seconds ago; `fresh`: as of now.
+
+        As long as it is the same, nothing was written. While a delivery writes, each look finds another.
+        """
+        with self._lock, suppress(KeyError):
+            if not fresh:
+                return self._last_delivery[None]
+        control = self._status_items([CONTROL_KEY]).get(CONTROL_KEY, {})
+        known = control and "holder" not in control
+        delivery = tuple(control.get(name) for name in ("lake_id", "export_seq", "updated_at")) if known else object()
+        with self._lock:
+            self._last_delivery[None] = delivery
+        return delivery
 
     def status(self, date: str, *, fresh: bool = False) -> DayStatus | None:
         """Return a day's status, at most five seconds old; `fresh`: as it is now."""
@@ -83,31 +90,41 @@ class KpiStore:
 
     def statuses(self, dates: Sequence[str], *, fresh: bool = False) -> dict[str, DayStatus | None]:
         """Return the statuses of up to 100 days, at most five seconds old; `fresh`: as they are now."""
+        delivery = self.last_delivery(fresh=fresh)
         found: dict[str, DayStatus | None] = {}
         with self._lock:
-            for date in () if fresh else dates:
+            for date in dates:
                 with suppress(KeyError):
-                    found[date] = self._statuses[date]
-        keys = [{STATUS_KEY: {"S": date}} for date in dates if date not in found]
-        while keys:
-            asked = {self._status_table: {"Keys": keys, "ConsistentRead": True}}
-            answer = self._client.batch_get_item(RequestItems=asked)
-            read = {status.date: status for status in map(_day_status, answer["Responses"].get(self._status_table, []))}
-            unread = answer["UnprocessedKeys"].get(self._status_table, {}).get("Keys", [])
-            found |= {key[STATUS_KEY]["S"]: read.get(key[STATUS_KEY]["S"]) for key in keys if key not in unread}
-            keys = unread
-        with self._lock:
-            self._statuses.update(found)
+                    found[date] = self._statuses[delivery, date]
+        unknown = [date for date in dates if date not in found]
+        if unknown:
+            items = self._status_items(unknown)
+            read = {date: _day_status(items[date]) if date in items else None for date in unknown}
+            with self._lock:
+                self._statuses.update({(delivery, date): status for date, status in read.items()})
+            found |= read
         return found
+
+    def _status_items(self, keys: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Return the items of the table of statuses that are there, by key, as texts."""
+        unread: Any = [{STATUS_KEY: {"S": key}} for key in keys]
+        items: dict[str, dict[str, str]] = {}
+        while unread:
+            asked = {self._status_table: {"Keys": unread, "ConsistentRead": True}}
+            answer = self._client.batch_get_item(RequestItems=asked)
+            items |= {item[STATUS_KEY]["S"]: _texts(item) for item in answer["Responses"].get(self._status_table, [])}
+            unread = answer["UnprocessedKeys"].get(self._status_table, {}).get("Keys")
+        return items
 
     def newest_day(self) -> DayStatus | None:
         """Return the newest complete day, as of half a minute ago or less."""
         with self._lock, suppress(KeyError):
             return self._newest_day[None]
         pages = self._client.get_paginator("scan").paginate(TableName=self._status_table)
-        items = (item for page in pages for item in page["Items"] if item[STATUS_KEY]["S"] != CONTROL_KEY)
-        days = (status for status in map(_day_status, items) if status.complete)
-        newest = max(days, key=lambda status: status.date, default=None)
+        items = (_texts(item) for page in pages for item in page["Items"])
+        days = (_day_status(item) for item in items if item[STATUS_KEY] != CONTROL_KEY)
+        complete = (day for day in days if day.complete)
+        newest = max(complete, key=lambda day: day.date, default=None)
         with self._lock:
             self._newest_day[None] = newest
         return newest
@@ -129,17 +146,8 @@ class KpiStore:
                 request["KeyConditionExpression"] += " AND begins_with(#key, :start)"
         return self._page(view, request, names, values, limit, token)
 
-    def genre_days(self, genre: str, first: str, last: str, limit: int, token: str | None) -> RowsOfDays:
-        """Return a page of the days of a genre, by the index; eventually consistent, as indexes are.
-
-        One that was read less than half a minute ago is returned again while none of its days is written.
-        """
-        question = (genre, first, last, limit, token)
-        kept = None
-        with self._lock, suppress(KeyError):
-            kept = self._genre_days[question]
-        if kept is not None and self.statuses(list(kept.statuses)) == kept.statuses:
-            return kept
+    def genre_days(self, genre: str, first: str, last: str, limit: int, token: str | None) -> Rows:
+        """Return a page of the days of a genre, by the index; eventually consistent, as indexes are."""
         table = self._layout["daily_genre"]
         index = table["indexes"][0]
         names = {"#genre": index["partition_key"], "#date": index["sort_key"]}
@@ -148,11 +156,7 @@ class KpiStore:
             "IndexName": index["name"],
             "KeyConditionExpression": "#genre = :genre AND #date BETWEEN :first AND :last",
         }
-        page = self._page("daily_genre", request, names, values, limit, token)
-        days = RowsOfDays(page.rows, page.next, self.statuses([row["listen_date"] for row in page.rows], fresh=True))
-        with self._lock:
-            self._genre_days[question] = days
-        return days
+        return self._page("daily_genre", request, names, values, limit, token)
 
     def _page(
         self,
@@ -198,16 +202,20 @@ def store() -> KpiStore:
     return KpiStore()
 
 
-def _day_status(item: Item) -> DayStatus:
-    texts = {name: next(iter(value.values())) for name, value in item.items()}
-    version = texts.get("version")
+def _texts(item: Item) -> dict[str, str]:
+    """Return an item of plain attributes as texts."""
+    return {name: next(iter(value.values())) for name, value in item.items()}
+
+
+def _day_status(item: Mapping[str, str]) -> DayStatus:
+    version = item.get("version")
     return DayStatus(
-        texts[STATUS_KEY],
-        texts["state"],
+        item[STATUS_KEY],
+        item["state"],
         None if version is None else int(version),
-        texts.get("run_id"),
-        texts.get("updated_at"),
-        texts.get("complete_through"),
+        item.get("run_id"),
+        item.get("updated_at"),
+        item.get("complete_through"),
     )
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from api.handler import handler
 from api.openapi import FILE, openapi
-from api.store import store
+from api.store import CONTROL_KEY, store
 from tests.integration.delivery_helpers import run_delivery
 from tests.support.large_export import kpi_items, write_large_export
 from tools.dynamodb_local import CREDENTIALS, DynamoDBLocal, free_port
@@ -191,31 +191,37 @@ def test_what_one_has_is_not_sent_again(get: Any) -> None:
 
 
 @pytest.fixture
-def update(dynamodb_server: DynamoDBLocal) -> Any:
-    """Sets an attribute of an item of that day."""
+def update(dynamodb_server: DynamoDBLocal) -> Iterator[Any]:
+    """Sets an attribute of an item of that day, or another; afterwards all is as it was."""
     client = boto3.client("dynamodb", endpoint_url=dynamodb_server.url, **CREDENTIALS)
+    undo = []
 
-    def set_value(table: str, attribute: str, value: dict[str, str], **key: str) -> None:
-        client.update_item(
-            TableName=PREFIX + table,
-            Key={name: {"S": text} for name, text in {"date": DAY, **key}.items()},
-            UpdateExpression="SET #attribute = :value",
-            ExpressionAttributeNames={"#attribute": attribute},
-            ExpressionAttributeValues={":value": value},
-        )
+    def set_value(table: str, attribute: str, value: dict[str, str], **other_key: str) -> None:
+        key = {name: {"S": text} for name, text in {"date": DAY, **other_key}.items()}
+        item = client.get_item(TableName=PREFIX + table, Key=key)["Item"]
+        undo.append({"TableName": PREFIX + table, "Item": item})
+        client.put_item(TableName=PREFIX + table, Item={**item, attribute: value})
 
-    return set_value
+    yield set_value
+    for request in reversed(undo):
+        client.put_item(**request)
+    store.cache_clear()
+
+
+def five_seconds_pass() -> None:
+    store()._last_delivery.clear()
 
 
 def test_a_day_that_is_being_written_is_not_complete(get: Any, update: Any) -> None:
+    assert get(f"/v1/kpis/hourly/{DAY}").body["complete"] is True
+    update("KPIStatus", "holder", {"S": "a writer"}, date=CONTROL_KEY)
     update("KPIStatus", "state", {"S": "writing"})
-    store.cache_clear()  # as five seconds do
-    try:
-        answer = get(f"/v1/kpis/hourly/{DAY}")
-        assert (answer.status, answer.body["complete"], answer.headers["cache-control"]) == (200, False, "no-store")
-        assert "etag" not in answer.headers
-    finally:
-        update("KPIStatus", "state", {"S": "complete"})
+    five_seconds_pass()
+    answer = get(f"/v1/kpis/hourly/{DAY}")
+    assert (answer.status, answer.body["complete"], answer.headers["cache-control"]) == (200, False, "no-store")
+    assert "etag" not in answer.headers
+    update("KPIStatus", "state", {"S": "complete"})
+    five_seconds_pass()  # while the writer, of other days by now, is still at work
     assert get(f"/v1/kpis/hourly/{DAY}").body["complete"] is True
 
 
@@ -223,38 +229,32 @@ def test_a_page_is_kept_until_its_day_has_a_new_version(get: Any, update: Any) -
     path = f"/v1/kpis/daily/{DAY}/genre-009"
     before = get(path)
     listens = before.body["items"][0]["listen_count"]
-    try:
-        update("DailyGenreKPIs", "listen_count", {"N": str(listens + 1)}, genre="genre-009")
-        assert get(path).body == before.body
-        update("KPIStatus", "version", {"N": "2"})
-        store.cache_clear()
-        after = get(path)
-        assert after.body["items"][0]["listen_count"] == listens + 1
-        assert after.headers["etag"] != before.headers["etag"]
-    finally:
-        update("DailyGenreKPIs", "listen_count", {"N": str(listens)}, genre="genre-009")
-        update("KPIStatus", "version", {"N": "1"})
-        store.cache_clear()
+    update("DailyGenreKPIs", "listen_count", {"N": str(listens + 1)}, genre="genre-009")
+    update("KPIStatus", "export_seq", {"N": "2"}, date=CONTROL_KEY)
+    five_seconds_pass()
+    assert get(path).body == before.body  # the delivery was of other days
+    update("KPIStatus", "version", {"N": "3"})
+    update("KPIStatus", "export_seq", {"N": "3"}, date=CONTROL_KEY)
+    five_seconds_pass()
+    after = get(path)
+    assert after.body["items"][0]["listen_count"] == listens + 1
+    assert after.headers["etag"] != before.headers["etag"]
 
 
-def test_the_days_of_a_genre_are_kept_until_one_of_them_is_written(get: Any, update: Any) -> None:
+def test_the_days_of_a_genre_are_kept_until_a_delivery_writes(get: Any, update: Any) -> None:
     def first_day() -> tuple[int, bool, int]:
         body = get("/v1/genres/genre-010", **{"from": DAY}).body
         return len(body["items"]), body["items"][0]["complete"], body["items"][0]["listen_count"]
 
     days, complete, listens = first_day()
     assert (days, complete) == (2, True)
-    try:
-        update("DailyGenreKPIs", "listen_count", {"N": str(listens + 1)}, genre="genre-010")
-        store()._statuses.clear()  # as five seconds do
-        assert first_day() == (2, True, listens)
-        update("KPIStatus", "state", {"S": "writing"})
-        store()._statuses.clear()
-        assert first_day() == (2, False, listens + 1)
-    finally:
-        update("DailyGenreKPIs", "listen_count", {"N": str(listens)}, genre="genre-010")
-        update("KPIStatus", "state", {"S": "complete"})
-        store.cache_clear()
+    update("DailyGenreKPIs", "listen_count", {"N": str(listens + 1)}, genre="genre-010")
+    five_seconds_pass()
+    assert first_day() == (2, True, listens)
+    update("KPIStatus", "holder", {"S": "a writer"}, date=CONTROL_KEY)
+    update("KPIStatus", "state", {"S": "writing"})
+    five_seconds_pass()
+    assert first_day() == (2, False, listens + 1)
 
 
 def test_health_tells_how_fresh_the_figures_are(get: Any) -> None:
