@@ -120,4 +120,4 @@ def add_data_file(engine: duckdb.DuckDBPyConnection, lake: Path, dataset: Datase
 def run(source: Path, lake: Path) -> Measurement:
     """Run the application on a lake."""
     command = submit_command(["run", "--input", str(source), "--lake", str(lake), "--log-format", "json"])
-    return measure(command, submit_environment(os.environ, short_run=True), FOLDER / "run.log")
+    return measure(command, submit_environment(os.environ), FOLDER / "run.log")

@@ -20,6 +20,8 @@ from typing import Literal
 
 import duckdb
 
+from tools.toolchain import BUILD, say
+
 GENRES = 114
 FIRST_DAY = date(2026, 1, 1)
 RESENT_EVERY = 50  # of so many files, one is sent again with corrections
@@ -38,6 +40,7 @@ class References:
 
 
 STANDARD = References()
+DAYS = 30
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,14 @@ class _File:
     start: datetime
     length: timedelta
     copied: range
+
+
+def cached_data(listens: int, days: int = DAYS, shape: Shape = "hourly") -> Path:
+    """Return the folder with this input, made once."""
+    folder = BUILD / "bench" / f"data-{listens}-{days}-{shape}"
+    if not (folder / ".complete").exists():
+        say(f"making {listens:,} listens over {days} days (once) …")
+    return make_data(folder, listens, days, shape=shape)
 
 
 def make_data(

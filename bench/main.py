@@ -21,7 +21,7 @@ from typing import Any
 from bench.api import api
 from bench.catalogue import catalogue
 from bench.compare import differences
-from bench.data import Shape, make_corrections, make_data
+from bench.data import DAYS, Shape, cached_data, make_corrections, make_data
 from bench.delivery import delivery
 from bench.ledger import ledger
 from bench.measure import BenchError, Measurement, measure, steps_of
@@ -32,7 +32,6 @@ from tools.spark_submit import spark_home, submit_command, submit_environment
 from tools.toolchain import BUILD, LOCKS, ROOT, get_own_venv, say
 
 FOLDER = BUILD / "bench"
-DAYS = 30
 OF_A_DAY = 55_000
 LATE_DAYS = (1, 4, 16, 64)
 SMALL = 2_000_000  # listens below which a run is over before Java would have optimised its code
@@ -140,7 +139,7 @@ def machine() -> dict[str, Any]:
 
 def side_by_side(ways: Sequence[Way], listens: int, rounds: int, shape: Shape) -> dict[str, Any]:
     """Run all ways `rounds` times in alternation; results are compared once, in the first round."""
-    source = data(listens, DAYS if listens >= SMALL else 1, shape)
+    source = cached_data(listens, DAYS if listens >= SMALL else 1, shape)
     left_out = [way for way in ways if way.most is not None and listens > way.most]
     for way in left_out:
         say(f"{way.name} is left out: it holds all listens in memory, and is tried with up to {way.most:,}")
@@ -166,14 +165,6 @@ def side_by_side(ways: Sequence[Way], listens: int, rounds: int, shape: Shape) -
         "runs": {name: [asdict(run) for run in of] for name, of in runs.items()},
         "steps": steps,
     }
-
-
-def data(listens: int, days: int, shape: Shape) -> Path:
-    """Return the folder with this input, made once."""
-    folder = FOLDER / f"data-{listens}-{days}-{shape}"
-    if not (folder / ".complete").exists():
-        say(f"making {listens:,} listens over {days} days (once) …")
-    return make_data(folder, listens, days, shape=shape)
 
 
 def output(name: str) -> Path:
@@ -212,7 +203,7 @@ def small(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_again(listens: int, shape: Shape) -> Measurement:
     """Run on the lake that the last round left."""
-    source, lake = data(listens, 1, shape), FOLDER / "out-ours"
+    source, lake = cached_data(listens, 1, shape), FOLDER / "out-ours"
     return measure(ours(source, lake), WAYS[0].environment(listens), FOLDER / "again.log")
 
 
@@ -220,7 +211,7 @@ def growth(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds a million listens, as their number grows."""
     found = {}
     for millions in (5, 10, 20, 50):
-        source = data(millions * 1_000_000, DAYS, options.shape)
+        source = cached_data(millions * 1_000_000, DAYS, options.shape)
         seconds = []
         for _ in range(options.rounds):
             target = output("growth")
@@ -235,7 +226,7 @@ def growth(options: argparse.Namespace) -> dict[str, Any]:
 def new_day(options: argparse.Namespace) -> dict[str, Any]:
     """What files of 55,000 listens cost: a new day on an empty lake and on a year of history, late ones of k days."""
     base = output("history")
-    run = measure(ours(data(20_000_000, 365, "daily"), base), WAYS[0].environment(SMALL), FOLDER / "history.log")
+    run = measure(ours(cached_data(20_000_000, 365, "daily"), base), WAYS[0].environment(SMALL), FOLDER / "history.log")
     say(f"the year before, 20 million listens: {run.seconds:.1f} s")
     for manifest in base.glob("exports/*/manifest.json"):  # delivered, or each run would export the year once more
         manifest.with_name("delivered.json").write_text("{}", "utf-8")
@@ -259,7 +250,7 @@ def new_day(options: argparse.Namespace) -> dict[str, Any]:
 
 def corrections(options: argparse.Namespace) -> dict[str, Any]:
     """What some files sent again with corrections cost, after a run on all of them; held against DuckDB's figures."""
-    source = data(options.rows, DAYS if options.rows >= SMALL else 1, options.shape)
+    source = cached_data(options.rows, DAYS if options.rows >= SMALL else 1, options.shape)
     sent_again, corrected, lake = FOLDER / "data-sent-again", FOLDER / "data-corrected", output("ours")
     for folder in (sent_again, corrected):
         shutil.rmtree(folder, ignore_errors=True)

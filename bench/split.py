@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.data import make_data
+from bench.data import cached_data
 from bench.measure import measure, steps_of
 from tests.support.spark_cluster import PURPOSES, Cluster, submit_command
 from tools.jars import fetch_jars
@@ -22,7 +22,7 @@ from tools.spark_submit import APPLICATION, submit_environment
 from tools.toolchain import BUILD, say
 
 FOLDER = BUILD / "bench" / "split"
-LISTENS, DAYS = 2_000_000, 30
+LISTENS = 2_000_000
 CORES, EXECUTORS = (1, 2), (1, 2, 4)
 
 
@@ -30,7 +30,7 @@ def split(options: argparse.Namespace) -> dict[str, Any]:
     """Return and show seconds, CPU seconds of tasks, and by what two of a kind took, the seconds that are serial."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     fetch_jars(PURPOSES)
-    source = make_data(BUILD / "bench" / f"data-{LISTENS}-{DAYS}-hourly", LISTENS, DAYS, shape="hourly")
+    source = cached_data(LISTENS)
     kinds: dict[str, dict[int, Mapping[str, float]]] = {"one process, cores": {}, "cluster, executors": {}}
     for cores in CORES:
         kinds["one process, cores"][cores] = run(source, {"spark.master": f"local[{cores}]"}, options.rounds)

@@ -25,3 +25,11 @@ def empty_lake(spark: SparkSession, tmp_path: Path) -> Iterator[SmallRun]:
     run.put_references()
     with run.frames:
         yield run
+
+
+@pytest.fixture
+def run(references: Path, spark: SparkSession, tmp_path: Path) -> Iterator[SmallRun]:
+    """A run on a lake that has a song and a user."""
+    run = SmallRun.on_copy(references, spark, tmp_path)
+    with run.frames:
+        yield run

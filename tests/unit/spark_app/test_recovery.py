@@ -1,6 +1,5 @@
 """What a dead run left half done is finished or taken back when a lake is opened."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,13 +27,6 @@ OLD_LEDGER = """
     quarantined_by_reason string, run_id string, updated_at timestamp
 """
 OLD_PROGRESS = "run_id string, streams_version bigint, songs_version bigint, users_version bigint, updated_at timestamp"
-
-
-@pytest.fixture
-def run(references: Path, spark: SparkSession, tmp_path: Path) -> Iterator[SmallRun]:
-    run = SmallRun.on_copy(references, spark, tmp_path)
-    with run.frames:
-        yield run
 
 
 def dies(*_: object) -> int:

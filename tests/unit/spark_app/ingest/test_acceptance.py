@@ -1,9 +1,7 @@
 """Each file is accepted or rejected before anything of it is written."""
 
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
@@ -13,33 +11,18 @@ from spark_app.errors import AuditError, NothingUsableError
 from spark_app.ingest.acceptance import require_references
 from spark_app.ingest.candidates import Judged
 from tests.unit.spark_app.ingest.ledger_files import HOUR, NOON
-from tests.unit.spark_app.ingest.small_run import SONG, USER, SmallRun, listen
+from tests.unit.spark_app.ingest.small_run import SmallRun, listen
 from tests.unit.spark_app.ingest.test_ingest import candidate
 
 GOOD = [listen(second) for second in range(20)]
-
-
-@pytest.fixture
-def run(spark: SparkSession, tmp_path: Path) -> Iterator[SmallRun]:
-    run = SmallRun(spark, tmp_path)
-    with run.frames:
-        yield run
-
-
-@pytest.fixture
-def later(references: Path, spark: SparkSession, tmp_path: Path) -> Iterator[SmallRun]:
-    """A run on a lake that has a song and a user."""
-    run = SmallRun.on_copy(references, spark, tmp_path)
-    with run.frames:
-        yield run
 
 
 def verdicts(judged: Judged) -> dict[str, str | None]:
     return {candidate.file.name: candidate.version.reason for candidate in judged.candidates}
 
 
-def test_files_are_judged_by_their_rows_each_by_itself(run: SmallRun) -> None:
-    run.put_references()
+def test_files_are_judged_by_their_rows_each_by_itself(empty_lake: SmallRun) -> None:
+    run = empty_lake
     run.put("streams/good.csv", *GOOD, listen(20, user="x"))
     run.put("streams/bad.csv", listen(0), listen(1, user="x"), listen(2, track=""))
     run.put("streams/waiting.csv", listen(0), listen(1, track="new"))
@@ -60,39 +43,41 @@ def test_files_are_judged_by_their_rows_each_by_itself(run: SmallRun) -> None:
     assert listens.count() == 20
 
 
-def test_tracks_of_a_rejected_songs_file_are_unknown_and_those_of_an_accepted_one_are_known(run: SmallRun) -> None:
-    run.put_references()
+def test_tracks_of_a_rejected_songs_file_are_unknown_and_those_of_an_accepted_one_are_known(
+    empty_lake: SmallRun,
+) -> None:
+    run = empty_lake
     run.put("songs/bad.csv", "2,other,Ann,Album,Tune,50,x,pop")
     run.put("streams/a.csv", listen(0, track="other"))
     assert verdicts(run.judge())["streams/a.csv"] == "too_many_waiting"
 
 
 def test_listens_meet_the_same_fates_beside_very_many_songs_and_users(
-    later: SmallRun, monkeypatch: pytest.MonkeyPatch
+    run: SmallRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("spark_app.lake.tables._MANY_BYTES", 4000)
-    later.put("songs/new.csv", "2,new,Ann,Album,Tune,50,1000,pop")
-    later.put("streams/a.csv", *GOOD, listen(20, track="new"), listen(21, track="unknown"), listen(22, user=99))
-    version = later.take_in()["streams/a.csv"].version
+    run.put("songs/new.csv", "2,new,Ann,Album,Tune,50,1000,pop")
+    run.put("streams/a.csv", *GOOD, listen(20, track="new"), listen(21, track="unknown"), listen(22, user=99))
+    version = run.take_in()["streams/a.csv"].version
     assert (version.valid, version.waiting, version.unknown_users) == (23, 1, 1)
 
 
-def test_a_correction_must_share_a_listen_with_what_it_replaces(later: SmallRun, spark: SparkSession) -> None:
-    later.put("streams/same.csv", *GOOD)
-    later.put("streams/reused.csv", *GOOD)
-    later.take_in()
-    later.put("streams/same.csv", *GOOD[:1], listen(50), at=NOON + HOUR)
-    later.put("streams/reused.csv", listen(50), listen(51), at=NOON + HOUR)
-    latest = SmallRun(spark, later.folder)
+def test_a_correction_must_share_a_listen_with_what_it_replaces(run: SmallRun, spark: SparkSession) -> None:
+    run.put("streams/same.csv", *GOOD)
+    run.put("streams/reused.csv", *GOOD)
+    run.take_in()
+    run.put("streams/same.csv", *GOOD[:1], listen(50), at=NOON + HOUR)
+    run.put("streams/reused.csv", listen(50), listen(51), at=NOON + HOUR)
+    latest = SmallRun(spark, run.folder)
     with latest.frames:
         assert verdicts(latest.judge()) == {"streams/reused.csv": "name_reused", "streams/same.csv": None}
-    allowed = SmallRun(spark, later.folder, ("allow_name_reuse=true",))
+    allowed = SmallRun(spark, run.folder, ("allow_name_reuse=true",))
     with allowed.frames:
         assert verdicts(allowed.judge()) == {"streams/reused.csv": None, "streams/same.csv": None}
 
 
-def test_a_file_that_changes_after_the_look_into_it_is_left_alone(run: SmallRun) -> None:
-    run.put_references()
+def test_a_file_that_changes_after_the_look_into_it_is_left_alone(empty_lake: SmallRun) -> None:
+    run = empty_lake
     run.put("streams/good.csv", *GOOD)
     growing = run.put("streams/growing.csv", *GOOD)
     candidates = run.inspect()
@@ -106,8 +91,8 @@ def test_a_file_that_changes_after_the_look_into_it_is_left_alone(run: SmallRun)
     }
 
 
-def test_other_counts_of_a_file_that_did_not_change_are_a_defect(run: SmallRun) -> None:
-    run.put_references()
+def test_other_counts_of_a_file_that_did_not_change_are_a_defect(empty_lake: SmallRun) -> None:
+    run = empty_lake
     run.put("streams/a.csv", *GOOD)
     candidates = run.inspect()
     wrong = [replace(c, inspection=replace(c.inspection, lines=c.inspection.lines + 1)) for c in candidates]
@@ -115,10 +100,9 @@ def test_other_counts_of_a_file_that_did_not_change_are_a_defect(run: SmallRun) 
         run.judge(wrong)
 
 
-def test_frames_are_given_back_when_a_run_fails(run: SmallRun, spark: SparkSession) -> None:
+def test_frames_are_given_back_when_a_run_fails(empty_lake: SmallRun, spark: SparkSession) -> None:
+    run = empty_lake
     before = held_frames(spark)  # some of them other tests', which Spark may let go at any moment
-    run.put("songs/s.csv", SONG)
-    run.put("users/u.csv", USER)
     run.put("streams/a.csv", *GOOD)
     with suppress(ZeroDivisionError), run.frames:
         run.judge()

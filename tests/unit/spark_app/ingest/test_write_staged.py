@@ -1,6 +1,5 @@
 """What is written of accepted files, and that it is counted back."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,6 @@ from tests.unit.spark_app.ingest.ledger_files import HOUR, NOON
 from tests.unit.spark_app.ingest.small_run import SmallRun, listen
 
 GOOD = [listen(second) for second in range(40)]
-
-
-@pytest.fixture
-def run(references: Path, spark: SparkSession, tmp_path: Path) -> Iterator[SmallRun]:
-    run = SmallRun.on_copy(references, spark, tmp_path)
-    with run.frames:
-        yield run
 
 
 def test_each_row_of_an_accepted_file_has_one_fate(run: SmallRun) -> None:
