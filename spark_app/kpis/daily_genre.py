@@ -8,7 +8,6 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_app.kpis.definition import Kpi, KpiInputs, exact_ratio
-from spark_app.kpis.top_songs import top_songs
 
 
 def daily_genre(inputs: KpiInputs) -> DataFrame:
@@ -19,15 +18,9 @@ def daily_genre(inputs: KpiInputs) -> DataFrame:
     popularity_index = sum of popularity over listens / 100. Each is one exact division, rounded half up.
     """
     keys = ["listen_date", "track_genre"]
-    sums = inputs.genre_plays.groupBy(*keys).agg(
-        F.sum("play_count").alias("listen_count"),
-        F.sum(F.col("play_count") * F.col("duration_ms")).alias("total_listening_time_ms"),
-        F.sum("duration_ms").alias("track_durations_ms"),
-        F.count("track_id").alias("tracks"),
-        F.sum(F.col("play_count") * F.col("popularity")).alias("popularity"),
-    )
-    most_popular = top_songs(inputs).where(F.col("rank") == 1)
-    figures = sums.join(inputs.genre_listeners, on=keys, how="inner").join(most_popular, on=keys, how="inner")
+    most_popular = inputs.top_songs.where(F.col("rank") == 1).select(*keys, "track_id", "track_name")
+    figures = inputs.genre_days.join(inputs.genre_listeners, on=keys, how="inner")
+    figures = figures.join(most_popular, on=keys, how="inner")
     return figures.select(
         *keys,
         "listen_count",

@@ -21,6 +21,9 @@ class KpiInputs:
     - `hour_listeners`: (listen_date, listen_hour) with unique_listeners
     - `genre_plays`: (listen_date, track_genre, track_id) with play_count and the song's attributes; a listen counts in
       each genre of its track
+    - `genre_days`: (listen_date, track_genre) with sums over these: listen_count, total_listening_time_ms, popularity
+      (of each play), tracks, and track_durations_ms (each track once)
+    - `top_songs`: the rows of that table, as others name the first of them
     - `songs`: (track_id, track_genre) with track_name, artists, album_name, popularity, duration_ms
     - `tracks`: track_id with the same attributes but the genre, those of its most popular song
     - `artists`: (track_id, artist)
@@ -34,6 +37,8 @@ class KpiInputs:
     genre_listeners: DataFrame
     hour_listeners: DataFrame
     genre_plays: DataFrame
+    genre_days: DataFrame
+    top_songs: DataFrame
     songs: DataFrame
     tracks: DataFrame
     artists: DataFrame

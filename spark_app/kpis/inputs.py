@@ -18,6 +18,7 @@ from spark_app.kpis.counting import (
 from spark_app.kpis.definition import KpiInputs
 from spark_app.kpis.hours import hour_start
 from spark_app.kpis.song_catalogue import current_songs, current_tracks, current_users
+from spark_app.kpis.top_songs import top_songs
 from spark_app.spark.columns import names_list
 from spark_app.spark.hash_join import MANY_ROWS, MAX_KEYS, broadcast_if_small, hashes_differ, join_by_hash, rows_named
 from spark_app.spark.kept_frames import KeptFrames
@@ -76,6 +77,7 @@ def kpi_inputs(staged: Staged, zone: str, kept: KeptFrames) -> tuple[KpiInputs, 
     plays = kept.keep(_with_track_ids(count_plays(listens, "track_key", zone), tracks))
     days = kept.keep(count_listener_days(listens, tracks, "track_key", genres, zone))
     all_listens = _with_track_ids(listens, tracks)
+    genre_plays = plays.drop("plays_by_hour").join(songs.drop("id"), on="track_id", how="inner")
     attributes = ("track_name", "artists", "album_name", "popularity", "duration_ms")
     names = tracks.select("track_id", F.explode(names_list(F.col("artists"))).alias("artist"))
     inputs = KpiInputs(
@@ -84,7 +86,9 @@ def kpi_inputs(staged: Staged, zone: str, kept: KeptFrames) -> tuple[KpiInputs, 
         listener_days=days.select("listen_date", "user_id", "listen_count", "total_listening_time_ms"),
         genre_listeners=unique_listeners_of_genres(days, all_listens, songs, genres),
         hour_listeners=unique_listeners_of_hours(days, zone),
-        genre_plays=plays.drop("plays_by_hour").join(songs.drop("id"), on="track_id", how="inner"),
+        genre_plays=genre_plays,
+        genre_days=kept.keep(_genre_days(genre_plays)),
+        top_songs=kept.keep(top_songs(genre_plays)),
         songs=songs.drop("id"),
         tracks=tracks.select("track_id", *attributes),
         artists=broadcast_if_small(names, rows),
@@ -117,6 +121,17 @@ def _unique_listens(known: DataFrame, rows: Mapping[str, int], zone: str) -> Dat
     unique = placed.distinct()
     return unique.select(
         "listen_date", hour_start(F.col("listen_time"), zone).alias("listen_hour"), "user_id", "track_key"
+    )
+
+
+def _genre_days(genre_plays: DataFrame) -> DataFrame:
+    """Grain: (listen_date, track_genre), with sums over the plays and over the tracks of a genre."""
+    return genre_plays.groupBy("listen_date", "track_genre").agg(
+        F.sum("play_count").alias("listen_count"),
+        F.sum(F.col("play_count") * F.col("duration_ms")).alias("total_listening_time_ms"),
+        F.sum(F.col("play_count") * F.col("popularity")).alias("popularity"),
+        F.count("track_id").alias("tracks"),
+        F.sum("duration_ms").alias("track_durations_ms"),
     )
 
 

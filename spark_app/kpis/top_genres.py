@@ -12,9 +12,8 @@ GENRES_PER_DAY = 5
 
 def top_genres(inputs: KpiInputs) -> DataFrame:
     """Grain: (listen_date, rank 1–5). By listens descending, then the genre's name (UTF-8 bytes)."""
-    counts = inputs.genre_plays.groupBy("listen_date", "track_genre").agg(F.sum("play_count").alias("listen_count"))
     order = Window.partitionBy("listen_date").orderBy(F.desc("listen_count"), "track_genre")
-    ranked = counts.select("*", F.row_number().over(order).alias("rank"))
+    ranked = inputs.genre_days.select("*", F.row_number().over(order).alias("rank"))
     return ranked.where(F.col("rank") <= GENRES_PER_DAY).select("listen_date", "rank", "track_genre", "listen_count")
 
 
