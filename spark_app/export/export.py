@@ -15,12 +15,13 @@ import gzip
 import hashlib
 import json
 import uuid
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import reduce
 from typing import Any
 
 from pyspark.sql import DataFrame, Row
@@ -39,7 +40,7 @@ from spark_app.run.context import Context
 MANIFEST = "manifest.json"
 RECEIPT = "delivered.json"
 SEQUENCE = "ops/export_seq.json"
-_DATES_AT_ONCE = 60
+_ROWS_AT_ONCE = 100_000  # on the driver, where a row takes some 2 kB
 
 
 @dataclass(frozen=True)
@@ -212,10 +213,11 @@ def _write_export(
     folder, dates = f"exports/{about['run_id']}", about["dates"]
     lake.delete_folder(folder)
     writer = _PartWriter(lake, folder, part_items)
-    for start in range(0, len(dates), _DATES_AT_ONCE):
-        chunk = dates[start : start + _DATES_AT_ONCE]
+    done = 0
+    for chunk in _chunks({name: kpis[name] for name in layout.tables}, dates):
         writer.add(chunk, _items(kpis, layout, chunk))
-        log("exporting", dates_done=start + len(chunk), dates=len(dates))
+        done += len(chunk)
+        log("exporting", dates_done=done, dates=len(dates))
     writer.close()
     tables = [table.key_schema() | {"items": writer.items_by_table[table.name]} for table in layout.tables.values()]
     manifest = {**about, "tables": tables, "parts": writer.parts}
@@ -223,6 +225,22 @@ def _write_export(
         raise LockLostError(f"{join(lake.uri, folder)}: another run has written an export of the same run id")
     lake.ensure_held()
     return manifest
+
+
+def _chunks(kpis: Mapping[str, DataFrame], dates: list[str]) -> Iterator[list[str]]:
+    """Cut dates into parts of about _ROWS_AT_ONCE rows, however many rows a date has."""
+    rows: Counter[str] = Counter()
+    if len(dates) > 1:
+        counted = reduce(DataFrame.unionAll, [frame.groupBy(DATE_COLUMN).count() for frame in kpis.values()])
+        for row in counted.collect():
+            rows[str(row[DATE_COLUMN])] += row["count"]
+    chunk: list[str] = []
+    for date in dates:
+        if chunk and sum(rows[before] for before in chunk) + rows[date] > _ROWS_AT_ONCE:
+            yield chunk
+            chunk = []
+        chunk.append(date)
+    yield chunk
 
 
 Items = Mapping[str, Mapping[str, list[bytes]]]  # date → table → lines

@@ -114,6 +114,17 @@ def new_run(
         Draft202012Validator(schema).validate(json.loads(path.read_bytes()))
 
 
+@pytest.mark.parametrize(("most", "chunks"), [(1, [[MONDAY], [TUESDAY, "2024-06-26"]]), (9, None)])
+def test_so_many_rows_come_to_the_driver_at_once(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, most: int, chunks: list[list[str]] | None
+) -> None:
+    monkeypatch.setattr(export, "_ROWS_AT_ONCE", most)
+    frame = local_frame(spark, [(MONDAY,), (MONDAY,), (TUESDAY,)], "listen_date string")
+    dates = [MONDAY, TUESDAY, "2024-06-26"]
+    assert list(export._chunks({"hourly": frame, "top_songs": frame.limit(1)}, dates)) == (chunks or [dates])
+    assert list(export._chunks({"hourly": frame}, dates[:1])) == [dates[:1]]
+
+
 def test_each_export_has_what_changed_since_the_receipt_and_a_number_above(new_run: Callable[[str], Run]) -> None:
     one, two, three = map(new_run, ["one", "two", "three"])
     result = one.export()
