@@ -18,7 +18,7 @@ from spark_app.kpis.counting import (
 from spark_app.kpis.definition import KpiInputs
 from spark_app.kpis.hours import hour_start
 from spark_app.kpis.song_catalogue import current_songs, current_tracks, current_users
-from spark_app.kpis.top_songs import top_songs
+from spark_app.kpis.top_songs import ranked_songs
 from spark_app.spark.columns import names_list
 from spark_app.spark.hash_join import MANY_ROWS, MAX_KEYS, broadcast_if_small, hashes_differ, join_by_hash, rows_named
 from spark_app.spark.kept_frames import KeptFrames
@@ -88,7 +88,7 @@ def kpi_inputs(staged: Staged, zone: str, kept: KeptFrames) -> tuple[KpiInputs, 
         hour_listeners=unique_listeners_of_hours(days, zone),
         genre_plays=genre_plays,
         genre_days=kept.keep(_genre_days(genre_plays)),
-        top_songs=kept.keep(top_songs(genre_plays)),
+        top_songs=kept.keep(ranked_songs(genre_plays)),
         songs=songs.drop("id"),
         tracks=tracks.select("track_id", *attributes),
         artists=broadcast_if_small(names, rows),

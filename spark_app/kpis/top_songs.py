@@ -5,13 +5,18 @@ from __future__ import annotations
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from spark_app.kpis.definition import Kpi
+from spark_app.kpis.definition import Kpi, KpiInputs
 
 SONGS_PER_GENRE = 3
 
 
-def top_songs(genre_plays: DataFrame) -> DataFrame:
+def top_songs(inputs: KpiInputs) -> DataFrame:
     """Grain: (listen_date, track_genre, rank 1–3). By plays, then popularity, both descending, then track_id."""
+    return inputs.top_songs
+
+
+def ranked_songs(genre_plays: DataFrame) -> DataFrame:
+    """Make `KpiInputs.top_songs` of its `genre_plays`."""
     keys = ["listen_date", "track_genre"]
     order = Window.partitionBy(*keys).orderBy(F.desc("play_count"), F.desc("popularity"), "track_id")
     ranked = genre_plays.select("*", F.row_number().over(order).alias("rank"))
@@ -20,4 +25,4 @@ def top_songs(genre_plays: DataFrame) -> DataFrame:
     )
 
 
-KPI = Kpi("top_songs", ("listen_date", "track_genre", "rank"), lambda inputs: inputs.top_songs, rank="rank")
+KPI = Kpi("top_songs", ("listen_date", "track_genre", "rank"), top_songs, rank="rank")

@@ -3,6 +3,7 @@ from datetime import date
 from chispa import assert_df_equality
 from pyspark.sql import SparkSession
 
+from spark_app.kpis.top_songs import top_songs
 from tests.unit.spark_app.kpis.inputs import Listen, Song, inputs, plays, song
 
 DAY = date(2024, 6, 25)
@@ -10,13 +11,13 @@ DAY = date(2024, 6, 25)
 
 def ranking(spark: SparkSession, listens: list[Listen], songs: list[Song]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for row in inputs(spark, listens, songs).top_songs.orderBy("track_genre", "rank").collect():
+    for row in top_songs(inputs(spark, listens, songs)).orderBy("track_genre", "rank").collect():
         found.setdefault(row["track_genre"], []).append(row["track_id"])
     return found
 
 
 def test_a_row_has_rank_names_artists_and_plays(spark: SparkSession) -> None:
-    found = inputs(spark, [*plays("t1", 1), *plays("t2", 3)], [song("t1"), song("t2", artists="B; C")]).top_songs
+    found = top_songs(inputs(spark, [*plays("t1", 1), *plays("t2", 3)], [song("t1"), song("t2", artists="B; C")]))
     rows = [(DAY, "pop", 1, "t2", "name of t2", "B; C", 3), (DAY, "pop", 2, "t1", "name of t1", "A", 1)]
     columns = (
         "listen_date date, track_genre string, rank int, track_id string, track_name string, artists string, "
