@@ -80,8 +80,9 @@ class KpiStore:
         control = self._status_items([CONTROL_KEY]).get(CONTROL_KEY, {})
         known = control and "holder" not in control
         delivery = tuple(control.get(name) for name in ("lake_id", "export_seq", "updated_at")) if known else object()
-        with self._lock:
-            self._last_delivery[None] = delivery
+        if not fresh:  # while one writes, what others keep by an earlier look stays for its five seconds
+            with self._lock:
+                self._last_delivery[None] = delivery
         return delivery
 
     def status(self, date: str, *, fresh: bool = False) -> DayStatus | None:

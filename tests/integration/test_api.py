@@ -255,6 +255,10 @@ def test_the_days_of_a_genre_are_kept_until_a_delivery_writes(get: Any, update: 
     update("KPIStatus", "state", {"S": "writing"})
     five_seconds_pass()
     assert first_day() == (2, False, listens + 1)
+    update("DailyGenreKPIs", "listen_count", {"N": str(listens + 2)}, genre="genre-010")
+    assert first_day() == (2, False, listens + 1)
+    five_seconds_pass()
+    assert first_day() == (2, False, listens + 2)
 
 
 def test_health_tells_how_fresh_the_figures_are(get: Any) -> None:
