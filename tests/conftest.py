@@ -71,6 +71,7 @@ def spark() -> Iterator[SparkSession]:
 def as_for_many_rows(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Adaptive execution and generated code, which the application leaves out for little data."""
     monkeypatch.setattr(spark_session, "LITTLE_DATA_BYTES", 0)
+    monkeypatch.setattr(spark_session, "SOME_DATA_BYTES", 0)
     for name in FOR_LITTLE_DATA:
         spark.conf.unset(name)
     spark.conf.set("spark.sql.shuffle.partitions", "4")

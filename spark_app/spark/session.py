@@ -43,12 +43,14 @@ REQUIRED = {
 _SHUFFLE_PARTITIONS = "spark.sql.shuffle.partitions"
 _ROWS_PER_SHUFFLE_PARTITION = 500_000
 BYTES_PER_ROW = 50
-LITTLE_DATA_BYTES = 8_000_000
-# To make Java code of a plan, and to plan anew after each shuffle, takes much longer than little data do.
-FOR_LITTLE_DATA = {
+LITTLE_DATA_BYTES, SOME_DATA_BYTES = 8_000_000, 32_000_000
+_BYTES_PER_SHUFFLE_PARTITION = 16_000_000
+# To plan anew after each shuffle takes longer than some data do: it makes a job of each.
+FOR_SOME_DATA = {"spark.sql.adaptive.enabled": "false"}
+# To make Java code of a plan takes much longer than little data do.
+FOR_LITTLE_DATA = FOR_SOME_DATA | {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-    "spark.sql.adaptive.enabled": "false",
     # Each task unpacks the plan anew, and of little data there is nothing to share among tasks.
     _SHUFFLE_PARTITIONS: "1",
     "spark.sql.leafNodeDefaultParallelism": "1",
@@ -148,11 +150,16 @@ def _let_python_end_first(spark: SparkSession) -> None:
 def plans_for(spark: SparkSession, *, rows: int = 0, data_bytes: int = 0) -> Iterator[None]:
     """Let queries run as suits so many rows of listens and so many bytes of other data; then the session is as before.
 
-    Of many rows, shuffles get so many partitions that each fits into memory, and never fewer than are set.
+    Of much data, shuffles get so many partitions that each fits into memory, and never fewer than are set.
     """
-    partitions = max(int(spark.conf.get(_SHUFFLE_PARTITIONS) or 0), 1 + rows // _ROWS_PER_SHUFFLE_PARTITION)
-    little = rows * BYTES_PER_ROW + data_bytes < LITTLE_DATA_BYTES
-    wanted = FOR_LITTLE_DATA if little else {_SHUFFLE_PARTITIONS: str(partitions)}
+    size = rows * BYTES_PER_ROW + data_bytes
+    if size < LITTLE_DATA_BYTES:
+        wanted = FOR_LITTLE_DATA
+    elif size < SOME_DATA_BYTES:
+        wanted = FOR_SOME_DATA | {_SHUFFLE_PARTITIONS: str(1 + size // _BYTES_PER_SHUFFLE_PARTITION)}
+    else:
+        partitions = max(int(spark.conf.get(_SHUFFLE_PARTITIONS) or 0), 1 + rows // _ROWS_PER_SHUFFLE_PARTITION)
+        wanted = {_SHUFFLE_PARTITIONS: str(partitions)}
     with _options(spark, wanted):
         yield
 

@@ -32,6 +32,9 @@ def test_plans_suit_the_data_and_the_session_is_then_as_before(spark: SparkSessi
         with plans_for_a_pass(spark):
             assert spark.conf.get("spark.sql.codegen.wholeStage") == "true"
         assert {name: spark.conf.get(name) for name in names} == FOR_LITTLE_DATA
+    with plans_for(spark, rows=100_000, data_bytes=15_000_000):
+        assert spark.conf.get("spark.sql.adaptive.enabled") == "false"
+        assert spark.conf.get("spark.sql.shuffle.partitions") == "2"
     with plans_for(spark, rows=50_000_000):
         assert spark.conf.get("spark.sql.shuffle.partitions") == "101"
     with plans_for(spark, data_bytes=10**9):
