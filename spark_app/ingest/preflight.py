@@ -23,6 +23,8 @@ from spark_app.run.files import UNREAD, InputFile
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+_BYTES_PER_TASK = 100_000_000  # half a second, beside a tenth that a task takes by itself
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -47,11 +49,12 @@ class Inspection:
 def inspect_files(files: list[InputFile], spark: Callable[[], SparkSession], settings: Settings) -> list[Inspection]:
     """Inspect files, in the order given: on the driver if they are small in all, else on the executors."""
     inspect = partial(inspect_file, settings=settings)
-    if sum(file.size for file in files) <= settings.inspect_on_driver_bytes:
+    size = sum(file.size for file in files)
+    if size <= settings.inspect_on_driver_bytes:
         with ThreadPoolExecutor(8) as pool:
             return list(pool.map(inspect, files))
     context = spark().sparkContext
-    slices = min(len(files), 2 * context.defaultParallelism)  # each takes a tenth of a second by itself
+    slices = min(len(files), max(context.defaultParallelism, size // _BYTES_PER_TASK))
     return context.parallelize(files, slices).map(inspect).collect()
 
 
