@@ -46,9 +46,9 @@ BYTES_PER_ROW = 50
 LITTLE_DATA_BYTES, SOME_DATA_BYTES = 8_000_000, 32_000_000
 _BYTES_PER_SHUFFLE_PARTITION = 16_000_000
 # To plan anew after each shuffle takes longer than some data do: it makes a job of each.
-FOR_SOME_DATA = {"spark.sql.adaptive.enabled": "false"}
+_FOR_SOME_DATA = {"spark.sql.adaptive.enabled": "false"}
 # To make Java code of a plan takes much longer than little data do.
-FOR_LITTLE_DATA = FOR_SOME_DATA | {
+FOR_LITTLE_DATA = _FOR_SOME_DATA | {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     # Each task unpacks the plan anew, and of little data there is nothing to share among tasks.
@@ -156,7 +156,7 @@ def plans_for(spark: SparkSession, *, rows: int = 0, data_bytes: int = 0) -> Ite
     if size < LITTLE_DATA_BYTES:
         wanted = FOR_LITTLE_DATA
     elif size < SOME_DATA_BYTES:
-        wanted = FOR_SOME_DATA | {_SHUFFLE_PARTITIONS: str(1 + size // _BYTES_PER_SHUFFLE_PARTITION)}
+        wanted = _FOR_SOME_DATA | {_SHUFFLE_PARTITIONS: str(1 + size // _BYTES_PER_SHUFFLE_PARTITION)}
     else:
         partitions = max(int(spark.conf.get(_SHUFFLE_PARTITIONS) or 0), 1 + rows // _ROWS_PER_SHUFFLE_PARTITION)
         wanted = {_SHUFFLE_PARTITIONS: str(partitions)}
@@ -165,7 +165,7 @@ def plans_for(spark: SparkSession, *, rows: int = 0, data_bytes: int = 0) -> Ite
 
 
 def plans_for_a_pass(spark: SparkSession) -> AbstractContextManager[None]:
-    """Let a query go over very many rows and keep few, amid plans for little data; then the session is as before."""
+    """Let a query go over very many rows and keep few, amid plans for less data; then the session is as before."""
     return _options(spark, {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"})
 
 
