@@ -33,10 +33,9 @@ WRONG_COLUMN_COUNT = "wrong_column_count"
 _MAX_RECORD_LINES, _MAX_RECORD_LENGTH = 1000, 1024 * 1024
 # `\"` and `\\`, and what they are in RFC 4180's way: a pair of quotes, and one backslash.
 _ESCAPED, _UNESCAPED = r'\\(?:(")|(\\))', r"\1\1\2"
-# Each quoted field from its comma to the next. One that is written otherwise keeps a quote when these are taken out, as
-# none of them can begin before it and end within it.
-_QUOTED_FIELD = r'(?<![^,])(?:"[^"]*+")++(?![^,])'
-_MOST_COMMAS = 20000
+_BYTE_ORDER_MARK = "\ufeff"  # before a header
+# What stands between commas, in quotes or without any.
+_CELL = r'(?<![^,])(?:(?:"[^"]*+")++|[^",]*+)(?![^,])'
 csv.field_size_limit(sys.maxsize)
 
 RECORD_SCHEMA = T.StructType(
@@ -132,7 +131,7 @@ def trimmed(text: Column) -> Column:
     return F.when(clean, text).otherwise(F.btrim(text, F.lit(WHITE_SPACE)))
 
 
-def without_carriage_returns(lines: DataFrame) -> DataFrame:
+def _without_carriage_returns(lines: DataFrame) -> DataFrame:
     """Take those at the end off `raw`. Most lines have none, and to see that is much cheaper."""
     raw = F.col("raw")
     return lines.withColumn("raw", F.when(raw.endswith("\r"), F.expr(r"trim(TRAILING '\r' FROM raw)")).otherwise(raw))
@@ -144,18 +143,15 @@ def split_fields(records: DataFrame, contract: Contract, header: tuple[str, ...]
     One row in, one row out. Columns go by the header's names; what the header lacks is NULL. Without `quotes` there is
     surely none in these records, which spares much work.
     """
+    records = _without_carriage_returns(records)
     # Each step's columns are used several times in the next one, so that Spark computes them once and keeps them apart.
-    columns = len(header)
-    if quotes:
-        cut = _cut_quoted(records, columns, contract)
-    else:
-        cut = records.select("*", F.lit(None).cast("string").alias("structure"), _cut_plain(columns).alias("cells"))
-    has_cells = F.size("cells") == columns
+    cut = _cut_quoted(records, contract) if quotes else _cut_plain(records, len(header))
+    has_cells = F.size("cells") == len(header)
     there = [name for name in contract.names if name in header]
     plucked = cut.select(
         *records.columns,
         F.coalesce("structure", F.when(~has_cells, WRONG_COLUMN_COUNT)).alias("structure"),
-        *(F.when(has_cells, F.col("cells")[header.index(name)]).alias(name) for name in there),
+        *(F.when(has_cells, _without_quotes(F.col("cells")[header.index(name)])).alias(name) for name in there),
     )
     fielded = plucked.select(*records.columns, "structure", *(trimmed(F.col(name)).alias(name) for name in there))
     absent = F.lit(None).cast("string")
@@ -172,65 +168,35 @@ def split_fields(records: DataFrame, contract: Contract, header: tuple[str, ...]
     )
 
 
-def _cut_plain(columns: int) -> Column:
-    return F.split(F.col("raw"), ",", columns + 1)  # never into more parts, however many commas there are
+def _cut_plain(records: DataFrame, columns: int) -> DataFrame:
+    """Add `structure`, NULL, and `cells`: never more than one too many, however many commas there are."""
+    cells = F.split(F.col("raw"), ",", columns + 1)
+    return records.select("*", F.lit(None).cast("string").alias("structure"), cells.alias("cells"))
 
 
-def _cut_quoted(records: DataFrame, columns: int, contract: Contract) -> DataFrame:
-    """Add `structure` and `cells`, where some records have quotes; CSV's rules are Spark's own."""
-    raw = F.col("raw")
-    quoted, even, commas = raw.contains('"'), _occurrences('"') % 2 == 0, _occurrences(",")
-    record = F.expr(r"trim(TRAILING '\r\n' FROM raw)")
-    if contract.quote_escape == "backslash":
-        records = records.withColumn("as_written", raw).withColumn("raw", _with_doubled_quotes(raw))
-    without_mark = F.regexp_replace(record, "^\ufeff", "")  # a byte order mark before a header
-    well_formed = ~F.regexp_replace(without_mark, _QUOTED_FIELD, "").contains('"')
-    csv_row = F.from_csv(
-        F.when(F.col("well_formed") & (commas < _MOST_COMMAS), record), _csv_schema(columns), _CSV_OPTIONS
-    )
-    structure = (
-        F.when(~quoted, F.lit(None))
-        .when(~even, UNCLOSED_QUOTE)
-        .when(~F.col("well_formed"), BROKEN_QUOTES)
-        .when(F.col("csv").isNull() | F.col("csv.bad").isNotNull(), WRONG_COLUMN_COUNT)
-    )
-    of_csv = F.array(*(F.col(f"csv.c{position}") for position in range(columns)))
-    cut = (
-        records.select("*", (quoted & even & well_formed).alias("well_formed"))
-        .select("*", csv_row.alias("csv"))
-        .select(
-            *records.columns,
-            structure.alias("structure"),
-            F.when(quoted, of_csv).otherwise(_cut_plain(columns)).alias("cells"),
-        )
-    )
-    return cut.withColumn("raw", F.col("as_written")).drop("as_written") if "as_written" in cut.columns else cut
+def _cut_quoted(records: DataFrame, contract: Contract) -> DataFrame:
+    """Add `structure` and `cells`, as they are written, where some records have quotes."""
+    raw, record = F.col("raw"), F.col("record")
+    doubled = _with_doubled_quotes(raw) if contract.quote_escape == "backslash" else raw
+    after_mark = doubled.substr(F.lit(2), F.length(doubled))
+    without_mark = F.when(doubled.startswith(_BYTE_ORDER_MARK), after_mark).otherwise(doubled)
+    cells = F.regexp_extract_all("record", F.lit(_CELL), F.lit(0))
+    cut = records.select("*", without_mark.alias("record")).select("*", cells.alias("cells"))
+    whole = F.array_join("cells", ",") == record  # else there is more between two commas than a cell
+    odd_quotes = (F.octet_length(record) - F.octet_length(F.replace(record, F.lit('"'), F.lit("")))) % 2 == 1
+    structure = F.when(~whole, F.when(odd_quotes, UNCLOSED_QUOTE).otherwise(BROKEN_QUOTES))
+    return cut.select(*records.columns, structure.alias("structure"), "cells")
+
+
+def _without_quotes(cell: Column) -> Column:
+    within = cell.substr(F.lit(2), F.length(cell) - 2)
+    return F.when(cell.startswith('"'), F.replace(within, F.lit('""'), F.lit('"'))).otherwise(cell)
 
 
 def _with_doubled_quotes(raw: Column) -> Column:
     """A record with backslashes before its quotes, in RFC 4180's way. One without quotes stays as it is."""
     java = _UNESCAPED.replace("\\", "$")
     return F.when(raw.contains('"') & raw.contains("\\"), F.regexp_replace(raw, _ESCAPED, java)).otherwise(raw)
-
-
-_CSV_OPTIONS = {
-    "mode": "PERMISSIVE",
-    "columnNameOfCorruptRecord": "bad",
-    "quote": '"',
-    "escape": '"',
-    "charToEscapeQuoteEscaping": "\0",
-    "maxCharsPerColumn": "-1",
-    "maxColumns": str(_MOST_COMMAS + 10),
-}
-
-
-def _occurrences(character: str) -> Column:
-    raw = F.col("raw")
-    return F.octet_length(raw) - F.octet_length(F.replace(raw, F.lit(character), F.lit("")))
-
-
-def _csv_schema(columns: int) -> str:
-    return ", ".join([*(f"c{position} string" for position in range(columns)), "bad string"])
 
 
 def spark_path(spark: SparkSession, uri: str) -> str:

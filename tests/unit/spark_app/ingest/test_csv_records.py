@@ -195,36 +195,40 @@ def test_quotes_that_rfc_4180_does_not_allow_are_told_from_those_it_does(
     assert fields(spark, STREAMS, raw)[0][0] == structure
 
 
-def test_what_is_left_of_a_record_has_a_quote_exactly_if_it_breaks_rfc_4180(spark: SparkSession) -> None:
-    """The rule that Spark applies, held against a grammar read character by character.
+def test_a_record_is_cut_as_rfc_4180_says(spark: SparkSession) -> None:
+    """The way that Spark cuts records, held against a grammar read character by character.
 
-    For each text of at most seven characters, and for some longer ones. Java's expressions are asked, as Spark's are:
-    Python 3.11.2, which Debian has, reads such a repetition wrongly.
+    For each text of at most seven characters, and for some longer ones.
     """
     alphabet, pick = 'a,"\n', random.Random(1)
     texts = ["".join(text) for length in range(8) for text in product(alphabet, repeat=length)]
     texts += ["".join(pick.choices(alphabet, k=pick.randint(8, 12))) for _ in range(20_000)]
-    frame = spark.createDataFrame([(text,) for text in [*texts, '"a,"b",c"']], "text string")
-    without_fields = F.regexp_replace("text", records._QUOTED_FIELD, "")
-    found = frame.select("text", without_fields.contains('"').alias("has_quote")).collect()
-    assert [row.text for row in found if row.has_quote == _is_rfc_4180(row.text)] == []
+    frame = spark.createDataFrame([(text,) for text in [*texts, '"a,"b",c"']], "raw string")
+    cut = records._cut_quoted(frame, load_contract(Dataset.STREAMS))
+    values = [records._without_quotes(F.col("cells")[place]) for place in range(13)]
+    found = cut.select("raw", "structure", F.size("cells").alias("count"), F.array(*values).alias("values")).collect()
+    wrong = [row for row in found if _by_rfc_4180(row.raw) != (None if row.structure else row["values"][: row["count"]])]
+    assert wrong == []
 
 
-def _is_rfc_4180(text: str) -> bool:
-    """One record; line ends outside quotes are text here, as records are cut at them before."""
-    state = "begin"
+def _by_rfc_4180(text: str) -> list[str] | None:
+    """The values of one record, None of a broken one; line ends are text, as records are cut at them before."""
+    values, state = [""], "begin"
     for character in text:
-        if state in {"begin", "plain"}:
-            if character == '"' and state == "plain":
-                return False
-            state = {'"': "quoted", ",": "begin"}.get(character, "plain")
-        elif state == "quoted":
-            state = "closed" if character == '"' else "quoted"
-        elif character in '",':
-            state = "quoted" if character == '"' else "begin"
+        if state != "quoted" and character == ",":
+            values.append("")
+            state = "begin"
+        elif character == '"':
+            if state == "plain":
+                return None
+            values[-1] += '"' if state == "closed" else ""
+            state = "closed" if state == "quoted" else "quoted"
+        elif state == "closed":
+            return None
         else:
-            return False
-    return state != "quoted"
+            values[-1] += character
+            state = "quoted" if state == "quoted" else "plain"
+    return None if state == "quoted" else values
 
 
 BACKSLASH = load_contract(Dataset.STREAMS).model_copy(update={"quote_escape": "backslash"})
