@@ -8,7 +8,7 @@ if __name__ == "__main__":
     # spark-submit puts this file's own folder first on the path: import the package by its name instead.
     here = str(Path(__file__).resolve().parent)
     sys.path[:] = [entry for entry in sys.path if entry != here]
-    # It also names pyspark as a zip, which Python would compile in each run; of one that pip installed, there are files.
+    # It also names pyspark as a zip, which Python compiles in each run; where pip installed it, there are files of it.
     if (Path(os.environ.get("SPARK_HOME", "")) / "__init__.py").is_file():
         sys.path[:] = [entry for entry in sys.path if not entry.endswith("/pyspark.zip")]
     try:

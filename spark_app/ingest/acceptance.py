@@ -133,10 +133,8 @@ def _read(
 ) -> Checked:
     """Read, parse and check files once; of each row, Spark holds what later steps need."""
     sources = [candidate.source for candidate in members]
-    if form.by_lines:
-        records = line_records(context.spark, sources)
-    else:
-        records = quoted_records(context.spark, sources)
+    read = line_records if form.by_lines else quoted_records
+    records = read(context.spark, sources)
     fields = split_fields(records, contract, form.header, quotes=form.quotes)
     checked = check(fields, contract, context.settings, decomposed=form.decomposed)
     if references.many:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from spark_app.kpis.definition import Kpi
@@ -15,37 +16,36 @@ _SAMPLE = 5
 
 
 @dataclass(frozen=True)
-class Expectation:
-    """A check's name, and a frame of the rows that break it."""
+class Expectations:
+    """What must hold of each row of a frame: by check, a condition that is true of a row that breaks it."""
 
-    check: str
-    bad: DataFrame
+    frame: DataFrame
+    broken: Mapping[str, Column]
 
 
-def table_expectations(kpi: Kpi, frame: DataFrame) -> list[Expectation]:
+def table_expectations(kpi: Kpi, frame: DataFrame) -> Expectations:
     """Say what must hold of a KPI table: no value missing, key unique, ranks complete, counts plausible.
 
     Of a table with ranks, each group's sorted ranks must be exactly 1, 2, 3 …: both uniqueness and completeness.
     """
-    nulls = F.expr(" OR ".join(f"{name} IS NULL" for name in frame.columns))
-    expectations = [Expectation(f"{kpi.name}: no value is missing", frame.where(nulls))]
-    rows = F.count(F.lit(1))
+    parts = [part for part in ("unique_listeners", "unique_tracks") if {part, "listen_count"} <= set(frame.columns)]
+    counted = [
+        F.count(F.lit(1)).cast("int").alias("rows"),
+        F.expr(f"count_if({' OR '.join(f'{name} IS NULL' for name in frame.columns)})").alias("with_missing"),
+        *(F.expr(f"count_if({part} > listen_count OR {part} < 1)").alias(f"wrong_{part}") for part in parts),
+    ]
+    broken = {"no value is missing": F.col("with_missing") > 0}
     if kpi.rank is None:
-        counted = frame.groupBy(*kpi.key).agg(rows.alias("rows"))
-        expectations.append(Expectation(f"{kpi.name}: key is unique", counted.where(F.col("rows") > 1)))
+        broken["key is unique"] = F.col("rows") > 1
     else:
-        ranks = F.array_sort(F.collect_list(kpi.rank))
-        groups = frame.groupBy(*kpi.group).agg(rows.cast("int").alias("rows"), ranks.alias("ranks"))
-        broken = groups.where(F.col("ranks") != F.sequence(F.lit(1), F.col("rows")))
-        expectations.append(Expectation(f"{kpi.name}: key is unique and ranks are complete", broken))
-    for part in ("unique_listeners", "unique_tracks"):
-        if part in frame.columns and "listen_count" in frame.columns:
-            wrong = (F.col(part) > F.col("listen_count")) | (F.col(part) < 1)
-            expectations.append(Expectation(f"{kpi.name}: 1 ≤ {part} ≤ listen_count", frame.where(wrong)))
-    return expectations
+        counted.append(F.array_sort(F.collect_list(kpi.rank)).alias("ranks"))
+        broken["key is unique and ranks are complete"] = F.col("ranks") != F.sequence(F.lit(1), F.col("rows"))
+    broken |= {f"1 ≤ {part} ≤ listen_count": F.col(f"wrong_{part}") > 0 for part in parts}
+    groups = frame.groupBy(*kpi.group).agg(*counted)
+    return Expectations(groups, {f"{kpi.name}: {check}": condition for check, condition in broken.items()})
 
 
-def sum_expectations(hourly: DataFrame, daily_genre: DataFrame, staged: DataFrame) -> list[Expectation]:
+def sum_expectations(hourly: DataFrame, daily_genre: DataFrame, staged: DataFrame) -> Expectations:
     """Say that sums agree with what is staged.
 
     `staged` holds for each listen_date: `listens` (unique, with a known track) and `genre_listens` (one for each
@@ -57,21 +57,25 @@ def sum_expectations(hourly: DataFrame, daily_genre: DataFrame, staged: DataFram
     zero = F.lit(0)
     listens = F.coalesce("published", zero) != F.coalesce("listens", zero)
     genre_listens = F.coalesce("published_genres", zero) != F.coalesce("genre_listens", zero)
-    return [Expectation("hourly, daily_genre: listens of a day are those staged", both.where(listens | genre_listens))]
+    return Expectations(both, {"hourly, daily_genre: listens of a day are those staged": listens | genre_listens})
 
 
-def judge(expectations: list[Expectation]) -> list[AuditResult]:
+def judge(expectations: Iterable[Expectations]) -> list[AuditResult]:
     """Look for rows that break any expectation, in one job."""
-    samples = [
-        expectation.bad.limit(_SAMPLE).select(
-            F.lit(expectation.check).alias("check"), F.to_json(F.struct("*")).alias("sample")
-        )
-        for expectation in expectations
+    found = reduce(DataFrame.unionAll, [_samples(of_frame) for of_frame in expectations]).collect()
+    samples = {check: rows for row in found for check, rows in row["samples"].items()}
+    return [AuditResult(check, not rows, "; ".join(rows)) for check, rows in samples.items()]
+
+
+def _samples(expectations: Expectations) -> DataFrame:
+    """One row: `samples`, a map from each check to some rows that break it, as JSON."""
+    row = F.to_json(F.struct("*"))
+    of_checks = [
+        column
+        for check, condition in expectations.broken.items()
+        for column in (F.lit(check), F.slice(F.collect_list(F.when(condition, row)), 1, _SAMPLE))
     ]
-    found: dict[str, list[str]] = {expectation.check: [] for expectation in expectations}
-    for row in reduce(DataFrame.unionAll, samples).collect():
-        found[row["check"]].append(row["sample"])
-    return [AuditResult(check, not rows, "; ".join(rows)) for check, rows in found.items()]
+    return expectations.frame.agg(F.create_map(*of_checks).alias("samples"))
 
 
 def judge_emptied(emptied: set[str], allowed: set[str]) -> AuditResult:

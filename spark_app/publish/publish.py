@@ -77,9 +77,8 @@ def _write(context: Context, frames: dict[str, DataFrame], dates: list[str]) -> 
 
 
 def _audit(context: Context, frames: dict[str, DataFrame], staged_counts: DataFrame, dirty: DirtyDates) -> None:
-    expectations = [e for kpi in all_kpis() for e in table_expectations(kpi, frames[kpi.name])]
-    expectations += sum_expectations(frames["hourly"], frames["daily_genre"], staged_counts)
-    results = judge(expectations)
+    of_tables = [table_expectations(kpi, frames[kpi.name]) for kpi in all_kpis()]
+    results = judge([*of_tables, sum_expectations(frames["hourly"], frames["daily_genre"], staged_counts)])
     published = {str(row[0]) for row in frames["hourly"].select("listen_date").distinct().collect()}
     without = set(dirty.dates) - published
     emptied = without & all_dates(context, context.lake.kpi("hourly")) if without else set()

@@ -15,7 +15,7 @@ Rows = list[tuple[object, ...]]
 
 
 def broken(kpi: Kpi, frame: DataFrame) -> list[str]:
-    return [result.check.partition(": ")[2] for result in failed(judge(table_expectations(kpi, frame)))]
+    return [result.check.partition(": ")[2] for result in failed(judge([table_expectations(kpi, frame)]))]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_ranks_that_run_from_one(spark: SparkSession, ranks: list[int]) -> None:
 def test_ranks_that_do_not(spark: SparkSession, ranks: list[int]) -> None:
     rows = [("d", "jazz", 1), *(("d", "pop", rank) for rank in ranks)]
     frame = spark.createDataFrame(rows, "listen_date string, genre string, rank int")
-    (result,) = failed(judge(table_expectations(RANKED, frame)))
+    (result,) = failed(judge([table_expectations(RANKED, frame)]))
     assert result.check == "ranked: key is unique and ranks are complete"
     assert '"genre":"pop"' in result.detail
     assert "jazz" not in result.detail
@@ -67,7 +67,8 @@ def test_no_more_listeners_or_tracks_than_listens(spark: SparkSession, listeners
 def test_sums_agree_with_what_is_staged(spark: SparkSession, hours: Rows, genres: Rows, passed: bool) -> None:
     schema = "listen_date string, listen_count bigint"
     staged = spark.createDataFrame([("d", 3, 4)], "listen_date string, listens bigint, genre_listens bigint")
-    found = judge(sum_expectations(spark.createDataFrame(hours, schema), spark.createDataFrame(genres, schema), staged))
+    sums = sum_expectations(spark.createDataFrame(hours, schema), spark.createDataFrame(genres, schema), staged)
+    found = judge([sums])
     assert [result.passed for result in found] == [passed]
 
 
