@@ -21,7 +21,7 @@ from kpi_common.contracts import WHITE_SPACE, Contract, Dataset, load_contract
 from kpi_common.errors import StorageError, first_of
 from kpi_common.files import etag_of_content, join, storage_for
 from kpi_common.log import log
-from spark_app.ingest.csv_records import split_records
+from spark_app.ingest.csv_records import BYTE_ORDER_MARK, split_records
 from spark_app.ingest.discovery import SUFFIXES
 from spark_app.ingest.file_ledger import LedgerFolder
 from spark_app.recovery import settle_rewriting
@@ -167,7 +167,7 @@ def _lines(stream: BinaryIO, uri: str, forgotten: Forgotten) -> Iterator[tuple[s
         first = text.readline()
         if "\0" in first:
             raise ValueError("it is not UTF-8 text")
-        columns = _cells(first.removeprefix("\ufeff"))
+        columns = _cells(first.removeprefix(BYTE_ORDER_MARK))
         place = columns.index(contract.source_name("user_id")) if contract.source_name("user_id") in columns else None
 
         def names(record: str) -> bool:

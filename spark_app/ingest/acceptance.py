@@ -17,7 +17,7 @@ from kpi_common.errors import first_of
 from spark_app.config.settings import Settings
 from spark_app.errors import AuditError, NothingUsableError
 from spark_app.ingest.candidates import Candidate, FileRows, Judged, of_files, updated
-from spark_app.ingest.csv_records import line_records, quoted_records, split_fields
+from spark_app.ingest.csv_records import line_records, quoted_records, split_fields, without_carriage_returns
 from spark_app.ingest.discovery import LEFT_ALONE, change_of
 from spark_app.ingest.file_ledger import Ledger
 from spark_app.ingest.file_profile import (
@@ -133,8 +133,10 @@ def _read(
 ) -> Checked:
     """Read, parse and check files once; of each row, Spark holds what later steps need."""
     sources = [candidate.source for candidate in members]
-    read = line_records if form.by_lines else quoted_records
-    records = read(context.spark, sources)
+    if form.by_lines:
+        records = without_carriage_returns(line_records(context.spark, sources))
+    else:
+        records = quoted_records(context.spark, sources)
     fields = split_fields(records, contract, form.header, quotes=form.quotes)
     checked = check(fields, contract, context.settings, decomposed=form.decomposed)
     if references.many:

@@ -33,7 +33,7 @@ WRONG_COLUMN_COUNT = "wrong_column_count"
 _MAX_RECORD_LINES, _MAX_RECORD_LENGTH = 1000, 1024 * 1024
 # `\"` and `\\`, and what they are in RFC 4180's way: a pair of quotes, and one backslash.
 _ESCAPED, _UNESCAPED = r'\\(?:(")|(\\))', r"\1\1\2"
-_BYTE_ORDER_MARK = "\ufeff"  # before a header
+BYTE_ORDER_MARK = "\ufeff"  # before a header
 # What stands between commas, in quotes or without any.
 _CELL = r'(?<![^,])(?:(?:"[^"]*+")++|[^",]*+)(?![^,])'
 csv.field_size_limit(sys.maxsize)
@@ -131,7 +131,7 @@ def trimmed(text: Column) -> Column:
     return F.when(clean, text).otherwise(F.btrim(text, F.lit(WHITE_SPACE)))
 
 
-def _without_carriage_returns(lines: DataFrame) -> DataFrame:
+def without_carriage_returns(lines: DataFrame) -> DataFrame:
     """Take those at the end off `raw`. Most lines have none, and to see that is much cheaper."""
     raw = F.col("raw")
     return lines.withColumn("raw", F.when(raw.endswith("\r"), F.expr(r"trim(TRAILING '\r' FROM raw)")).otherwise(raw))
@@ -143,15 +143,19 @@ def split_fields(records: DataFrame, contract: Contract, header: tuple[str, ...]
     One row in, one row out. Columns go by the header's names; what the header lacks is NULL. Without `quotes` there is
     surely none in these records, which spares much work.
     """
-    records = _without_carriage_returns(records)
     # Each step's columns are used several times in the next one, so that Spark computes them once and keeps them apart.
     cut = _cut_quoted(records, contract) if quotes else _cut_plain(records, len(header))
     has_cells = F.size("cells") == len(header)
     there = [name for name in contract.names if name in header]
+
+    def value(name: str) -> Column:
+        cell = F.col("cells")[header.index(name)]
+        return _without_quotes(cell) if quotes else cell
+
     plucked = cut.select(
         *records.columns,
         F.coalesce("structure", F.when(~has_cells, WRONG_COLUMN_COUNT)).alias("structure"),
-        *(F.when(has_cells, _without_quotes(F.col("cells")[header.index(name)])).alias(name) for name in there),
+        *(F.when(has_cells, value(name)).alias(name) for name in there),
     )
     fielded = plucked.select(*records.columns, "structure", *(trimmed(F.col(name)).alias(name) for name in there))
     absent = F.lit(None).cast("string")
@@ -176,10 +180,10 @@ def _cut_plain(records: DataFrame, columns: int) -> DataFrame:
 
 def _cut_quoted(records: DataFrame, contract: Contract) -> DataFrame:
     """Add `structure` and `cells`, as they are written, where some records have quotes."""
-    raw, record = F.col("raw"), F.col("record")
-    doubled = _with_doubled_quotes(raw) if contract.quote_escape == "backslash" else raw
+    record, ended = F.col("record"), F.expr(r"trim(TRAILING '\r' FROM raw)")
+    doubled = _with_doubled_quotes(ended) if contract.quote_escape == "backslash" else ended
     after_mark = doubled.substr(F.lit(2), F.length(doubled))
-    without_mark = F.when(doubled.startswith(_BYTE_ORDER_MARK), after_mark).otherwise(doubled)
+    without_mark = F.when(doubled.startswith(BYTE_ORDER_MARK), after_mark).otherwise(doubled)
     cells = F.regexp_extract_all("record", F.lit(_CELL), F.lit(0))
     cut = records.select("*", without_mark.alias("record")).select("*", cells.alias("cells"))
     whole = F.array_join("cells", ",") == record  # else there is more between two commas than a cell

@@ -19,7 +19,7 @@ from pyspark.sql import types as T
 from kpi_common.contracts import BROKEN_QUOTES, Contract, Rule, Severity
 from kpi_common.contracts import Column as ContractColumn
 from spark_app.config.settings import Settings
-from spark_app.ingest.csv_records import UNCLOSED_QUOTE, WRONG_COLUMN_COUNT
+from spark_app.ingest.csv_records import BYTE_ORDER_MARK, UNCLOSED_QUOTE, WRONG_COLUMN_COUNT
 from spark_app.spark.columns import instant_to_local, local_to_instant, names_list, optimizer_barrier
 
 INTEGER = r"^[+-]?[0-9]{1,19}$"
@@ -32,7 +32,6 @@ SUSPICIOUS_NULL = "suspicious_null"
 HTML_ENTITY = "html_entity"
 SUSPICIOUS = ("null", "none", "nan", "n/a", "na", "nil", "undefined", "\\n", "(null)", "<null>")
 _ENTITY = r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
-_BOM = "\ufeff"
 FORGOTTEN = 1 << 62  # a bit of broken_rules, alone there: the row names a user who is forgotten
 
 
@@ -124,7 +123,8 @@ def is_header(contract: Contract) -> Column:
     """Whether a row repeats the names of the required columns: a header line among the data."""
 
     def named(text: Column, name: str) -> Column:
-        return (text == name) | (text.contains(_BOM) & (F.replace(text, F.lit(_BOM), F.lit("")) == name))
+        without_mark = F.replace(text, F.lit(BYTE_ORDER_MARK), F.lit(""))
+        return (text == name) | (text.contains(BYTE_ORDER_MARK) & (without_mark == name))
 
     return reduce(and_, [_holds(named(F.col(_text(name)), contract.source_name(name))) for name in contract.required])
 
