@@ -171,21 +171,18 @@ def _undo_quarantine(context: Context, versions: list[FileVersion]) -> None:
     newest = table.version() if versions else -1
     if newest < 0:
         return
-    try:
-        commits = table.commits_since(max(-1, newest - _COMMITS_BACK))
-    except LogGoneError:
-        return
     ids: dict[str, list[int]] = defaultdict(list)
     for version in versions:
         ids[version.run_id].append(version.file_id)
-    for commit in commits:
+    for number in range(newest, max(-1, newest - _COMMITS_BACK), -1):
+        try:
+            commit = table.commit(number)
+        except LogGoneError:  # cleaned up, as all before: of runs long ago
+            return
         if commit.user_metadata.get("step") != "quarantine":
             continue
-        of_run = ids.pop(commit.user_metadata.get("run_id", ""), [])
-        if not of_run:
-            continue
-        condition = _of_files(of_run)
-        if table.read(context.spark).where(condition).limit(1).count():
-            before = table.read(context.spark, commit.version - 1) if commit.version else table.read(context.spark)
-            frame = before.where(condition if commit.version else "false")
+        if of_run := ids.pop(commit.user_metadata.get("run_id", ""), []):
+            condition = _of_files(of_run)
+            before = table.read(context.spark, number - 1) if number else table.read(context.spark)
+            frame = before.where(condition if number else "false")
             table.replace(frame, condition, context.metadata("undo quarantine"))

@@ -73,6 +73,51 @@ def test_what_was_not_staged_is_abandoned_and_its_quarantined_rows_go(
     assert run.rows("quarantine/records", "raw") == before
 
 
+def a_dead_correction(run: SmallRun, monkeypatch: pytest.MonkeyPatch, *rows: str, run_id: str = "dead") -> None:
+    """A run dies between the quarantine and the staged rows of a correction of streams/a.csv."""
+    run.put("streams/a.csv", *rows, at=NOON + HOUR)
+    dead = SmallRun(run.spark, run.folder, run_id=run_id)
+    monkeypatch.setattr(write_staged, "_write_staged", dies)
+    with dead.frames, pytest.raises(ZeroDivisionError):
+        dead.write(dead.judge())
+
+
+def test_quarantined_rows_come_back_that_a_correction_without_such_took_away(
+    run: SmallRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.put("streams/a.csv", *GOOD, listen(41, user="x"))
+    run.take_in()
+    before = run.rows("quarantine/records", "raw")
+    a_dead_correction(run, monkeypatch, *GOOD)
+    assert run.rows("quarantine/records", "raw") == []
+    ledger_after(run)
+    assert run.rows("quarantine/records", "raw") == before != []
+
+
+def test_quarantined_rows_come_back_where_the_log_was_cleaned_up(
+    run: SmallRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Delta deletes what is older than the retention; what it needs to read the table stays."""
+    run.put("streams/a.csv", *GOOD, listen(41, user="x"))
+    run.take_in()
+    before = run.rows("quarantine/records", "raw")
+    table = f"delta.`{run.context.lake.quarantine.uri}`"
+    run.spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('delta.checkpointInterval' = 1)")
+    a_dead_correction(run, monkeypatch, *GOOD, listen(42, user="x"))
+    Path(run.context.lake.quarantine.uri, "_delta_log", f"{0:020}.json").unlink()
+    ledger_after(run)
+    assert run.rows("quarantine/records", "raw") == before != []
+
+
+def test_of_two_runs_by_one_name_the_newer_is_taken_back(run: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.put("streams/a.csv", *GOOD, listen(41, user="x"))
+    SmallRun(run.spark, run.folder, run_id="same").take_in()
+    before = run.rows("quarantine/records", "raw")
+    a_dead_correction(run, monkeypatch, *GOOD, listen(42, user="x"), run_id="same")
+    ledger_after(run)
+    assert run.rows("quarantine/records", "raw") == before != []
+
+
 def test_a_withdrawal_is_done_again(run: SmallRun) -> None:
     run.put("streams/a.csv", *GOOD)
     version = run.take_in()["streams/a.csv"].version
