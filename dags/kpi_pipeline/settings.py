@@ -25,6 +25,7 @@ BUCKET_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 MEMORY_PATTERN = r"^[1-9][0-9]*[mMgG]$"
 SECRET_NAME = re.compile(r"password|passwd|secret|token|access\.?key|private\.?key", re.IGNORECASE)
 SECRET_REFERENCE = "EMR.secret@"  # noqa: S105 (EMR Serverless reads such a property from Secrets Manager)
+NAMES_A_SECRET = "database_secret"  # noqa: S105 (the application's setting: where the secret is, not the secret)
 
 
 class _Settings(BaseModel):
@@ -192,7 +193,7 @@ class PipelineSettings(RedshiftSettings, AlertSettings):
     @classmethod
     def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
         for name, text in value.items():
-            if SECRET_NAME.search(name) and not text.startswith(SECRET_REFERENCE):
+            if name != NAMES_A_SECRET and SECRET_NAME.search(name) and not text.startswith(SECRET_REFERENCE):
                 raise ValueError(
                     f"{name} looks like a secret, and jobs show their settings to everybody: put the value into AWS "
                     f"Secrets Manager and name it here as {SECRET_REFERENCE}<name or ARN>"

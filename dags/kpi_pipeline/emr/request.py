@@ -21,6 +21,7 @@ from kpi_pipeline.settings import PipelineSettings
 
 PIPELINE = "music_streaming_pipeline"
 TOKEN_LENGTH = 64
+JARS = "spark.jars"
 RUN_ID_OPTION, LAKE_OPTION = "--run-id", "--lake"
 
 
@@ -96,7 +97,7 @@ def for_try(
 
 
 def job_name(run_id: str) -> str:
-    """Return the name by which a run's jobs are found again; `run_of` is the way back."""
+    """Return the name by which a run's jobs are found again."""
     return f"{PIPELINE} {run_id}"[:256]
 
 
@@ -124,9 +125,14 @@ def job_tags(settings: PipelineSettings, run_id: str) -> dict[str, str]:
 
 
 def submit_parameters(settings: PipelineSettings) -> str:
-    """Return `sparkSubmitParameters`: conf/spark/emr.conf, then the sizes, then the setting `spark_conf`."""
+    """Return `sparkSubmitParameters`: conf/spark/emr.conf, then the sizes, then the setting `spark_conf`.
+
+    `spark.jars` of both: a database's driver comes beside Delta, not in its place.
+    """
+    ours = spark_properties("emr")
+    jars = [properties[JARS] for properties in (ours, settings.spark_conf) if properties.get(JARS)]
     conf = {
-        **spark_properties("emr"),
+        **ours,
         "spark.driver.cores": str(settings.driver_cores),
         "spark.driver.memory": settings.driver_memory,
         "spark.executor.cores": str(settings.executor_cores),
@@ -138,6 +144,7 @@ def submit_parameters(settings: PipelineSettings) -> str:
         ),
         "spark.dynamicAllocation.maxExecutors": str(settings.max_executors),
         **settings.spark_conf,
+        **({JARS: ",".join(jars)} if jars else {}),
     }
     return as_submit_parameters(conf)
 

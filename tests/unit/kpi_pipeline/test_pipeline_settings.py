@@ -80,6 +80,13 @@ def test_a_secret_does_not_go_by_settings(name: str) -> None:
     assert load_pipeline_settings({**NEEDED, "spark_conf": by_reference}.get).spark_conf == by_reference
 
 
+def test_the_name_of_a_databases_secret_is_a_setting_of_the_job() -> None:
+    job_settings = {"songs_source": "jdbc:postgresql://db/music", "database_secret": "music/database"}
+    assert load_pipeline_settings({**NEEDED, "job_settings": job_settings}.get).job_settings == job_settings
+    with pytest.raises(UsageError, match="Secrets Manager"):
+        load_pipeline_settings({**NEEDED, "job_settings": {"database_password": "hunter2"}}.get)
+
+
 def test_who_hears_of_a_run_is_known_without_the_other_settings() -> None:
     assert load_alert_settings({"alert_emails": "a@x", "max_files": "wrong"}.get).alert_emails == ("a@x",)
 

@@ -69,6 +69,12 @@ def test_sizes_and_own_properties_come_after_the_common_ones(settings: PipelineS
     assert "--conf spark.jars=/usr/share/aws/delta/lib/delta-spark.jar" in parameters
 
 
+def test_further_jars_come_beside_deltas(settings: PipelineSettings) -> None:
+    driver = settings.model_copy(update={"spark_conf": {"spark.jars": "s3://b-1/postgresql.jar"}})
+    (jars,) = (p for p in request.submit_parameters(driver).split(" ") if p.startswith("spark.jars="))
+    assert jars == f"spark.jars={request.spark_properties('emr')['spark.jars']},s3://b-1/postgresql.jar"
+
+
 def test_what_not_every_boto3_knows_is_asked_for_only_by_settings(settings: PipelineSettings) -> None:
     plain = request.job_request(settings, "r", "s3://b-1/m.json")["config"]
     assert not plain.keys() & {"flexExecution", "executionIamPolicy"}
