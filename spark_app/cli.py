@@ -16,7 +16,6 @@ from contextlib import ExitStack, suppress
 from datetime import UTC, date, datetime
 from typing import Any
 
-from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
@@ -26,7 +25,7 @@ from kpi_common.log import log, printable, set_log_context, set_up_logging, warn
 from spark_app import __version__, commands
 from spark_app.config.dynamodb_layout import load_layout
 from spark_app.config.settings import Settings, load_settings
-from spark_app.errors import AppError, LockLostError, StorageError, UsageError
+from spark_app.errors import AppError, LockLostError, StorageError, UsageError, in_one_line
 from spark_app.ingest.database import sources
 from spark_app.ingest.delta_ledger import read_delta_ledger
 from spark_app.ingest.file_ledger import Ledger, LedgerFolder
@@ -34,7 +33,7 @@ from spark_app.lake.lock import lake_lock
 from spark_app.lake.tables import Lake, check_lake
 from spark_app.log import Steps
 from spark_app.run.context import Context
-from spark_app.run.files import FileVersion
+from spark_app.run.files import FileVersion, Status
 from spark_app.run.result import RunResult, write_result
 from spark_app.run.state import StateFile
 from spark_app.spark.metrics import cost_so_far
@@ -50,7 +49,8 @@ EXIT_CODES = """exit codes:
   3  nothing usable: every new file rejected, or songs/users missing or refused
   4  audit failed, nothing published
   1  anything else
-Whatever happened is in <lake>/runs/<run id>/result.json wherever the lake can be written."""
+What happened is in <lake>/runs/<run id>/result.json, but for wrong arguments and settings, and a lake that can't be
+written."""
 
 
 def main(argv: Sequence[str] | None = None, spark: SparkSession | None = None) -> int:
@@ -224,10 +224,7 @@ def _cell(value: object) -> str:
 
 def _unexpected(error: Exception) -> AppError:
     """Say in one line what Spark, or the code, failed with; the stack trace is in the log."""
-    first_line = str(error).strip().partition("\n")[0]
-    if isinstance(error, Py4JJavaError):
-        first_line = str(error.java_exception.getMessage()).partition("\n")[0]
-    return AppError(f"{type(error).__name__}: {first_line}", code="unexpected")
+    return AppError(f"{type(error).__name__}: {in_one_line(error)}", code="unexpected")
 
 
 def _print_error(error: AppError) -> int:
@@ -286,7 +283,7 @@ def _parser() -> argparse.ArgumentParser:
         dest="action", required=True, metavar="action"
     )
     listing = files.add_parser("list", parents=[common], help="all files and their state")
-    listing.add_argument("--status", help="only files in this state, such as rejected")
+    listing.add_argument("--status", choices=[str(status) for status in Status], help="only files in this state")
     for action, text in (
         ("show", "all versions of files, with counts and reasons"),
         ("retry", "let the next run take rejected or withdrawn files again"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from py4j.protocol import Py4JJavaError
+
 from kpi_common.errors import AppError, StorageError, UsageError
 
 __all__ = [
@@ -12,6 +14,7 @@ __all__ = [
     "NothingUsableError",
     "StorageError",
     "UsageError",
+    "in_one_line",
 ]
 
 
@@ -39,3 +42,9 @@ class LockLostError(AppError):
     """The lake's lock was taken over by another application while this one was working."""
 
     code = "lock_lost"
+
+
+def in_one_line(error: Exception) -> str:
+    """Return the first line of what an error says; of one from Java, of what Java says."""
+    text = error.java_exception.getMessage() if isinstance(error, Py4JJavaError) else error
+    return str(text).strip().partition("\n")[0]

@@ -20,5 +20,5 @@ def read_secret(setting: str, name: str) -> bytes:
             raise UsageError(f"{setting} {name}: there is no such file")
         return data
     with plain_aws_errors(f"secret {name} ({setting})"):
-        text: str = new_client("secretsmanager").get_secret_value(SecretId=name)["SecretString"]
-    return text.encode()
+        secret = new_client("secretsmanager").get_secret_value(SecretId=name)
+    return bytes(secret["SecretBinary"]) if "SecretBinary" in secret else str(secret["SecretString"]).encode()

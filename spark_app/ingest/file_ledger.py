@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 from kpi_common.contracts import Dataset
 from kpi_common.files import join, storage_for
 from spark_app.run.files import FileVersion, InputFile, Status
-from spark_app.run.state import GuardedFile, StateFile
+from spark_app.run.state import GuardedFile, StateFile, parsed
 
 _FOLDER = "ops/files"
 SHARDS = 1024  # with a million files, one holds some 1,000 of them, about 500 KB
@@ -173,7 +173,7 @@ class LedgerFolder:
         ledger = Ledger(next_file_id=self._state.value.next_file_id)
         for number, data in _for_each(lambda number: (number, self._file(number).read()), sorted(numbers)):
             if data is not None:
-                ledger.add(number, _SHARD.validate_json(data))
+                ledger.add(number, parsed(_SHARD, data, self._file(number).uri))
         return ledger
 
     def _file(self, number: int) -> GuardedFile:

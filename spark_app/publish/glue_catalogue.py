@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import types as T
 
 from kpi_common.aws import client_config, error_code, new_client, plain_aws_errors
@@ -18,7 +20,7 @@ from kpi_common.errors import AwsError
 from kpi_common.files import is_s3, join, storage_for
 from kpi_common.log import log
 from spark_app.config.settings import Settings
-from spark_app.errors import AppError
+from spark_app.errors import AppError, in_one_line
 from spark_app.kpis import all_kpis
 from spark_app.lake.delta_tables import MANIFESTS, Table
 from spark_app.run.context import Context
@@ -59,8 +61,8 @@ def register_tables(context: Context) -> None:
                 _ensure_database(glue, database)
                 register = _register_by_manifest if by_manifest else _register
                 changed = [name for name, table in tables.items() if register(context, glue, database, name, table)]
-        except AppError as error:
-            context.result.warn(f"the tables are not registered in the Glue Data Catalog: {error}")
+        except (AppError, Py4JJavaError, PySparkException) as error:
+            context.result.warn(f"the tables are not registered in the Glue Data Catalog: {in_one_line(error)}")
         else:
             log("glue catalogue", database=database, changed=changed)
 

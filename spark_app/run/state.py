@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -24,6 +24,7 @@ from spark_app.lake.tables import Lake
 from spark_app.run.files import FileVersion
 
 _TRIES = 3
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -131,14 +132,23 @@ class StateFile:
         self.value, self.exists = value, True
 
     def _parse(self, data: bytes) -> LakeState:
-        try:
-            value = _STATE.validate_json(data)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            raise UsageError(
-                f"{self._file.uri}: can't be read ({'.'.join(map(str, problem['loc']))}: {problem['msg']}); "
-                "restore the file, or build another lake from the files"
-            ) from error
+        value = parsed(_STATE, data, self._file.uri)
         if value.schema_version != LakeState().schema_version:
             raise UsageError(f"{self._file.uri}: was written by a newer release; use that one")
         return value
+
+
+def parsed(form: TypeAdapter[_T], data: bytes, uri: str) -> _T:
+    """Read JSON that the application wrote below `ops/`.
+
+    Raises:
+        UsageError: it has another form; names the file and the first field.
+    """
+    try:
+        return form.validate_json(data)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UsageError(
+            f"{uri}: can't be read ({'.'.join(map(str, problem['loc']))}: {problem['msg']}); "
+            "restore the file, or build another lake from the files"
+        ) from error

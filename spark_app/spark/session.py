@@ -87,9 +87,7 @@ class LazySession:
 
 def build_session(retention_days: int) -> SparkSession:
     """Start Spark (or take the running one), with Delta and with S3A for `s3://`."""
-    # For Java, where it is started from here, and for Python's workers.
-    os.environ.update(TZ="UTC", LC_ALL=_LOCALE, PYTHONUTF8="1")
-    time.tzset()
+    set_environment()
     retention = f"interval {max(retention_days, 7)} days"
     builder = SparkSession.builder.appName(f"music-streaming-kpis {__version__}")
     options = REQUIRED | {
@@ -108,6 +106,12 @@ def build_session(retention_days: int) -> SparkSession:
     if os.environ.get("TINI_KILL_PROCESS_GROUP"):
         _let_python_end_first(spark)
     return spark
+
+
+def set_environment() -> None:
+    """Set time zone and encoding for Java, where it is started from here, and for Python's workers."""
+    os.environ.update(TZ="UTC", LC_ALL=_LOCALE, PYTHONUTF8="1")
+    time.tzset()
 
 
 def _look_up_once(spark: SparkSession) -> None:

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from pyspark import SparkContext
 
 from spark_app.errors import UsageError
+from spark_app.spark.session import set_environment
 
 _FIRST_YEAR, _LAST_YEAR = 2000, 2060
 _SECOND = timedelta(seconds=1)
@@ -96,6 +97,7 @@ def check_time_zones(zones: Iterable[str]) -> None:
     names = sorted(set(zones) - {"UTC"})
     if not names:
         return
+    set_environment()
     SparkContext._ensure_initialized()  # noqa: SLF001 (pyspark's own way to Java before there is a session)
     jvm: Any = SparkContext._jvm  # noqa: SLF001
     for zone in names:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kpi_common.contracts import Dataset
-from spark_app.errors import LockLostError
+from spark_app.errors import LockLostError, UsageError
 from spark_app.ingest import file_ledger
 from spark_app.ingest.file_ledger import Decision, Ledger, LedgerFolder, newest_accepted, shard_of
 from spark_app.lake.tables import Lake
@@ -153,6 +153,17 @@ def test_only_the_shards_of_the_files_at_hand_are_read_and_written(lake: Lake) -
     again.settle(again.read([here]), [a_version(here, etag="e2", version=2)], "settle")
     assert [v.status for v in folder_of(lake).read([here]).all] == [Status.REPLACED, Status.ACCEPTED]
     assert (shards / f"{shard_of(there):04}.json").read_text() == "damaged"
+
+
+@pytest.mark.parametrize(
+    ("content", "at"), [("{", ""), ('{"streams/a.csv": [{"file_id": "x"}]}', r"streams/a\.csv\.0")]
+)
+def test_a_damaged_shard_is_named(lake: Lake, content: str, at: str) -> None:
+    shard = Path(lake.uri, "ops", "files", f"{shard_of('streams/a.csv'):04}.json")
+    shard.parent.mkdir(parents=True)
+    shard.write_text(content)
+    with pytest.raises(UsageError, match=rf"files/{shard.name}: can't be read \({at}.*restore the file"):
+        folder_of(lake).read_all()
 
 
 def test_names_of_one_shard_do_not_push_each_other_out(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
