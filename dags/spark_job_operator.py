@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 from airflow.providers.amazon.aws.operators.emr import EmrServerlessStartJobOperator
@@ -27,8 +28,9 @@ RETRIES = {"retries": {"mode": "standard", "total_max_attempts": 9}}
 
 
 def run_state(ti: Any, dag_id: str, current: str, prefix: str = "") -> Callable[[str], str | None]:
-    """Return a function that asks Airflow for the state of another run; None where it doesn't know it."""
+    """Return a function that asks Airflow, once for each, for the state of another run; None where it knows none."""
 
+    @cache  # a dead run may hold thousands of files, and each question is a request
     def state(run_id: str) -> str | None:
         if not run_id.startswith(prefix):  # another DAG's
             return None

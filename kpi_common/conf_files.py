@@ -6,8 +6,10 @@ docs/configuration.md.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import tempfile
 import tomllib
 from functools import cache
@@ -43,6 +45,7 @@ def _own_folder(named: str) -> Path:
     from kpi_common.s3_files import S3Storage  # boto3 takes a while to load
 
     folder, storage = Path(tempfile.mkdtemp(prefix="music-kpis-conf-")), S3Storage()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for stored in storage.list_files(named):
         if stored.relative.endswith((".toml", ".json", ".conf")) and ".." not in stored.relative.split("/"):
             target = folder / stored.relative

@@ -154,16 +154,18 @@ def export_changes(
 
 
 def delete_old_exports(context: Context, retention_days: int) -> None:
-    """Delete exports that a newer delivered one contains, after the retention."""
+    """Delete exports that a newer delivered one contains, and what killed runs left of theirs, after the retention."""
     lake, state = context.lake, read_export_state(context.lake)
     newest = state.newest_delivered
-    if newest is None:
-        return
     limit = context.now.timestamp() - retention_days * 86400
-    older = {m["run_id"] for m in state.manifests if m["export_seq"] < newest["export_seq"]}
-    for stored in list(storage_for(lake.uri).list_files(lake.exports)):
-        run_id, _, name = stored.relative.rpartition("/")
-        if name == MANIFEST and run_id in older and stored.modified_at.timestamp() < limit:
+    older = {m["run_id"] for m in state.manifests if newest is not None and m["export_seq"] < newest["export_seq"]}
+    by_run: dict[str, dict[str, datetime]] = defaultdict(dict)
+    for stored in storage_for(lake.uri).list_files(lake.exports):
+        run_id, _, name = stored.relative.partition("/")
+        by_run[run_id][name] = stored.modified_at
+    for run_id, times in by_run.items():
+        ended = times.get(MANIFEST, max(times.values()))
+        if (run_id in older or MANIFEST not in times) and ended.timestamp() < limit:
             lake.delete_folder(f"exports/{run_id}")
 
 

@@ -74,13 +74,14 @@ def files_not_taken(settings: PipelineSettings, run_id: str, outcomes: FileOutco
     count = len(outcomes.rejected)
     if not count and not outcomes.failed:
         return None
-    lines = [f"Run {run_id} of {PIPELINE} has rejected {count} of its files."]
+    not_taken = f"did not take in {_count(len(outcomes.failed), 'file')}"
+    lines = [f"Run {run_id} of {PIPELINE} " + (f"has rejected {count} of its files." if count else f"{not_taken}.")]
     lines += _listed("Rejected, not tried again until replaced or released", outcomes.rejected)
     if count:
         lines += ["", f"They are moved to {settings.rejected}/ with their reasons."]
     lines += _listed("Not taken in, the next run takes them again", outcomes.failed)
-    verb = f"rejected {_count(count, 'file')}" if count else f"did not take in {_count(len(outcomes.failed), 'file')}"
-    return alert("files_not_taken", "warning", f"{PIPELINE} {verb}", lines, run_id)
+    subject = f"{PIPELINE} " + (f"rejected {_count(count, 'file')}" if count else not_taken)
+    return alert("files_not_taken", "warning", subject, lines, run_id)
 
 
 def files_not_archived(run_id: str, problems: Mapping[str, str]) -> Alert | None:

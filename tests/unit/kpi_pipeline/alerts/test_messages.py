@@ -44,6 +44,14 @@ def test_long_lists_are_cut() -> None:
     assert "s3://b-1/rejected/" in alert.text
 
 
+def test_files_of_which_the_job_said_nothing_are_not_called_rejected() -> None:
+    alert = messages.files_not_taken(settings(), "r", FileOutcomes(failed={"streams/a.csv": ""}))
+    assert alert is not None
+    assert alert.subject.endswith("did not take in 1 file")
+    assert "did not take in 1 file." in alert.text
+    assert "rejected" not in alert.text
+
+
 def test_nothing_to_tell_is_no_alert() -> None:
     assert messages.files_not_taken(settings(), "r", FileOutcomes(succeeded=["streams/a.csv"])) is None
     assert messages.files_not_archived("r", {}) is None

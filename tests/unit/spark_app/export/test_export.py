@@ -292,6 +292,21 @@ def test_old_exports_that_a_newer_delivered_one_contains_are_deleted(new_run: Ca
     assert sorted(path.name for path in (one.folder / "exports").iterdir()) == ["three", "two"]
 
 
+def test_what_a_killed_run_left_of_its_export_goes_and_an_unreadable_manifest_stays(
+    new_run: Callable[[str], Run],
+) -> None:
+    run = new_run("one")
+    exports = run.folder / "exports"
+    for name in ("killed/part-1.jsonl.gz", "damaged/manifest.json", "damaged/part-1.jsonl.gz"):
+        (exports / name).parent.mkdir(parents=True, exist_ok=True)
+        (exports / name).write_bytes(b"")
+    delete_old_exports(run.context, 30)
+    assert sorted(path.name for path in exports.iterdir()) == ["damaged", "killed"]
+    delete_old_exports(run.context, 0)
+    assert sorted(path.name for path in exports.iterdir()) == ["damaged"]
+    shutil.rmtree(exports / "damaged")
+
+
 def test_the_newest_delivered_is_the_one_with_the_highest_number_that_has_a_receipt() -> None:
     def state(*exports: tuple[str, int], delivered: str = "") -> ExportState:
         return ExportState(tuple({"run_id": run, "export_seq": seq} for run, seq in exports), frozenset(delivered))
