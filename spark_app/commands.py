@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from datetime import date, timedelta
 
@@ -46,6 +45,7 @@ from spark_app.run.files import FileVersion, Status
 from spark_app.run.forgotten import read_forgotten
 from spark_app.run.result import RunResult, delete_old_results
 from spark_app.run.state import StateFile
+from spark_app.spark.kept_frames import KeptFrames
 from spark_app.spark.session import plans_for
 
 
@@ -92,20 +92,19 @@ def _take_in(
     data_bytes, reference_bytes = batch.unpacked_bytes, context.lake.reference_bytes()
     if not context.lake.many_references(data_bytes, reference_bytes):
         data_bytes += reference_bytes
-    with ExitStack() as frames:
-        frames.enter_context(plans_for(context.spark, data_bytes=data_bytes))
+    with plans_for(context.spark, data_bytes=data_bytes), KeptFrames(context.lake.scratch) as kept:
         with note_trial(state, batch, later):
             with step("inspect files"):
                 candidates, choice = inspect_batch(context, batch, ledger)
                 record_skipped(result, choice)
                 record_files(result, candidates)
             with step("validate"):
-                references = judge_references(context, candidates, frames)
+                references = judge_references(context, candidates, kept)
                 record_files(result, references.candidates)
                 has_streams = any(c.file.dataset is Dataset.STREAMS for c in candidates)
                 if has_streams or (candidates and not later):  # songs may be tried apart from users
                     require_references(references, state.value.newest_accepted)
-                judged = references + judge_streams(context, candidates, references, ledger, frames)
+                judged = references + judge_streams(context, candidates, references, ledger, kept)
                 record_files(result, judged.candidates)
         with step("stage"):
             open_versions(state, ledger, judged.candidates)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,9 +115,3 @@ def _mount(place: str | None, more: str) -> list[str]:
     # A comma in a name would end it: docker reads the value as CSV, in which quotes keep it together.
     fields = ["type=bind", f'"source={place}"', f'"target={place}"']
     return ["--mount", ",".join(fields) + more]
-
-
-def is_running(name: str) -> bool:
-    """Tell whether a container of this name runs."""
-    done = subprocess.run(["docker", "inspect", "-f", "{{.State.Running}}", name], capture_output=True, check=False)
-    return done.stdout.strip() == b"true"

@@ -19,9 +19,9 @@ from tools.airflow_runs import DAG_ID, Airflow, DagRun
 from tools.airflow_tools import AIRFLOWS, NEWEST, RUN_WITH, get_airflow, installed
 from tools.emulated_aws import ROLE, EmulatedAws
 from tools.emulated_jobs import has_image
-from tools.main_job import sample_data, say
+from tools.main_job import sample_data
 from tools.processes import StoppedBySignal, run_to_end, signals_raise, started
-from tools.toolchain import BUILD, ROOT, ToolchainError
+from tools.toolchain import BUILD, ROOT, ToolchainError, say
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -77,7 +77,7 @@ def _install(folder: Path, platform: str, what: Sequence[str | Path]) -> None:
 def add_tree(context: tarfile.TarFile, folder: Path, name: str, leave_out: Iterable[str] = ()) -> None:
     """Put all files of a folder into a context under `name`, links followed, in a fixed order."""
     left_out = set(leave_out)
-    _add(context, _entry(name, 0o755, tarfile.DIRTYPE))
+    context.addfile(_entry(name, 0o755, tarfile.DIRTYPE))
     for path in sorted(folder.iterdir()):
         if path.name in left_out:
             continue
@@ -106,10 +106,6 @@ def _entry(name: str, mode: int, kind: bytes) -> tarfile.TarInfo:
     entry = tarfile.TarInfo(name)
     entry.mode, entry.type, entry.mtime = mode, kind, int(os.environ.get("SOURCE_DATE_EPOCH", FILE_TIME))
     return entry
-
-
-def _add(context: tarfile.TarFile, entry: tarfile.TarInfo) -> None:
-    context.addfile(entry)
 
 
 def digest_of(contents: Mapping[str, bytes]) -> str:

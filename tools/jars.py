@@ -53,24 +53,22 @@ def read_jar_list(path: Path = JAR_LIST) -> list[Jar]:
     return jars
 
 
-def jars_for(purposes: Iterable[str], folder: Path = JAR_FOLDER) -> dict[Jar, Path]:
+def jars_for(purposes: Iterable[str]) -> dict[Jar, Path]:
     """Return each jar of these purposes and where it lies (or will lie)."""
     wanted = set(purposes)
-    return {jar: folder / jar.purpose / jar.file_name for jar in read_jar_list() if jar.purpose in wanted}
+    return {jar: JAR_FOLDER / jar.purpose / jar.file_name for jar in read_jar_list() if jar.purpose in wanted}
 
 
-def missing_jars(purposes: Iterable[str], folder: Path = JAR_FOLDER) -> dict[Jar, Path]:
+def missing_jars(purposes: Iterable[str]) -> dict[Jar, Path]:
     """Return the jars that are not there yet. What is there was checked before it got its name."""
-    return {jar: path for jar, path in jars_for(purposes, folder).items() if not is_checked(jar, path)}
+    return {jar: path for jar, path in jars_for(purposes).items() if not is_checked(jar, path)}
 
 
-def fetch_jars(purposes: Iterable[str], folder: Path = JAR_FOLDER) -> list[Path]:
-    """Get what is missing, check it, and return the paths of all jars of these purposes."""
-    purposes = list(purposes)
-    for jar, path in missing_jars(purposes, folder).items():
+def fetch_jars(purposes: Iterable[str]) -> None:
+    """Get what is missing of the jars of these purposes, and check it."""
+    for jar, path in missing_jars(purposes).items():
         print(f"getting {jar.file_name} (once) …", file=sys.stderr, flush=True)
-        get_jar(jar, path, folder / ".maven")
-    return list(jars_for(purposes, folder).values())
+        get_jar(jar, path, JAR_FOLDER / ".maven")
 
 
 def is_checked(jar: Jar, path: Path) -> bool:

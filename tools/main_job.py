@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kpi_common.log import printable
+from kpi_common.uris import is_s3
 from tools.jars import JarError
 from tools.processes import StoppedBySignal, run_to_end, signals_raise
 from tools.spark_submit import submit_command, submit_environment
-from tools.toolchain import BUILD, ROOT, ToolchainError, get_all, is_complete, is_made_from, mark_made_from
+from tools.toolchain import BUILD, ROOT, ToolchainError, get_all, is_complete, is_made_from, mark_made_from, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -117,11 +118,6 @@ def sample_data() -> Path:
         maker.make_sample_data(folder)
         mark_made_from(SAMPLE_FOLDER, made_by)
     return folder
-
-
-def is_s3(uri: str) -> bool:
-    """Tell whether this is a place in S3."""
-    return uri.startswith(("s3://", "s3a://", "s3n://"))
 
 
 def whole_path(uri: str) -> str:
@@ -268,11 +264,6 @@ def show_where(console: Console, source: str, lake: str, result: dict[str, Any],
         places["DynamoDB"] = dynamodb_folder(lake)
     places["report"] = report
     show_places(console, places)
-
-
-def say(text: str) -> None:
-    """Tell the person at the terminal what is going on."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from kpi_common.conf_files import load_toml
 from kpi_common.contracts import Dataset, load_contract
 from kpi_pipeline.settings import param_schemas
+from spark_app.kpis import all_kpis
 from tools.toolchain import ROOT
 
 PAGE = ROOT / "docs" / "reference.md"
@@ -27,13 +27,10 @@ def reference() -> str:
 def _kpis() -> Iterator[str]:
     yield "## KPIs\n"
     tables = load_toml("dynamodb/kpi_tables.toml")["tables"]
-    for path in sorted((ROOT / "spark_app" / "kpis").glob("*.py")):
-        if not re.search(r"^KPI = ", path.read_text("utf-8"), re.MULTILINE):
-            continue
-        module = importlib.import_module(f"spark_app.kpis.{path.stem}")
-        kpi = module.KPI
+    for kpi in all_kpis():
+        about = inspect.getdoc(inspect.getmodule(kpi.compute))
         yield f"### kpis/{kpi.name}\n"
-        yield f"{inspect.getdoc(module)} Key: {', '.join(f'`{column}`' for column in kpi.key)}.\n"
+        yield f"{about} Key: {', '.join(f'`{column}`' for column in kpi.key)}.\n"
         yield f"{inspect.getdoc(kpi.compute)}\n"
         if kpi.name in tables:
             table = tables[kpi.name]

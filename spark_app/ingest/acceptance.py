@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -35,16 +34,17 @@ from spark_app.ingest.staged_rows import LISTEN, listen_day
 from spark_app.ingest.validation import Checked, check
 from spark_app.ingest.value_limits import too_many_values
 from spark_app.run.context import Context
+from spark_app.spark.kept_frames import KeptFrames
 from spark_app.spark.session import BYTES_PER_ROW, plans_for_a_pass
 
 _SAMPLES = 5
 _SAMPLE_LENGTH = 500
 
 
-def judge_references(context: Context, candidates: Sequence[Candidate], frames: ExitStack) -> Judged:
+def judge_references(context: Context, candidates: Sequence[Candidate], kept: KeptFrames) -> Judged:
     """Profile every readable file of songs and users and decide; first of all, as streams are held against them."""
-    songs = _judge_dataset(context, Dataset.SONGS, candidates, References(), frames)
-    return songs + _judge_dataset(context, Dataset.USERS, candidates, References(), frames)
+    songs = _judge_dataset(context, Dataset.SONGS, candidates, References(), kept)
+    return songs + _judge_dataset(context, Dataset.USERS, candidates, References(), kept)
 
 
 def require_references(judged: Judged, staged: Iterable[Dataset]) -> None:
@@ -65,7 +65,7 @@ def require_references(judged: Judged, staged: Iterable[Dataset]) -> None:
 
 
 def judge_streams(
-    context: Context, candidates: Sequence[Candidate], references: Judged, ledger: Ledger, frames: ExitStack
+    context: Context, candidates: Sequence[Candidate], references: Judged, ledger: Ledger, kept: KeptFrames
 ) -> Judged:
     """Profile every readable streams file and decide; `references` are songs and users that this run judged before."""
     if not any(c.accepted and c.file.dataset is Dataset.STREAMS for c in candidates):
@@ -76,26 +76,26 @@ def judge_streams(
     if context.lake.many_references(listens_bytes, context.lake.reference_bytes()):
         known = References(tracks, users, many=True)
     else:
-        tracks, users = (frames.enter_context(_kept(keys.distinct())) for keys in (tracks, users))
+        tracks, users = (kept.keep_many_rows(keys.distinct()) for keys in (tracks, users))
         known = References(tracks, users)
-    streams = _judge_dataset(context, Dataset.STREAMS, candidates, known, frames)
+    streams = _judge_dataset(context, Dataset.STREAMS, candidates, known, kept)
     return replace(streams, candidates=_reject_reused_names(context, streams, ledger))
 
 
 def _judge_dataset(
-    context: Context, dataset: Dataset, candidates: Iterable[Candidate], references: References, frames: ExitStack
+    context: Context, dataset: Dataset, candidates: Iterable[Candidate], references: References, kept: KeptFrames
 ) -> Judged:
     of_dataset = [c for c in candidates if c.file.dataset is dataset]
     contract = load_contract(dataset)
     judged = Judged(tuple(of_dataset))
     for form, members in _by_form([c for c in of_dataset if c.accepted], contract).items():
-        checked = _read(context, contract, members, form, references, frames)
-        day = listen_day(context.settings.kpi_time_zone) if dataset is Dataset.STREAMS else None
-        counted = count_by_flags(checked.frame, by_lines=form.by_lines, day=day)
+        checked = _read(context, contract, members, form, references, kept)
+        day = listen_day(context.settings.kpi_time_zone)
+        of_listens = day if dataset is Dataset.STREAMS else None
+        counted = count_by_flags(checked.frame, by_lines=form.by_lines, day=of_listens)
         profiles = profile_files(counted, checked, by_lines=form.by_lines)
         found = [_judge_file(c, profiles.get(c.file_id, FileProfile()), checked, context.settings) for c in members]
-        kpi_day = listen_day(context.settings.kpi_time_zone)
-        over = too_many_values(checked, {c.file_id: c.profile for c in found if c.accepted}, context.settings, kpi_day)
+        over = too_many_values(checked, {c.file_id: c.profile for c in found if c.accepted}, context.settings, day)
         found = [c.rejected(*over[c.file_id]) if c.file_id in over else c for c in found]
         checked = replace(checked, frame=checked.frame.where(F.col("lines") > 0))
         sampled = _with_samples(checked, [c for c in found if not c.accepted and c.profile.quarantined])
@@ -129,7 +129,7 @@ def _read(
     members: Sequence[Candidate],
     form: _Form,
     references: References,
-    frames: ExitStack,
+    kept: KeptFrames,
 ) -> Checked:
     """Read, parse and check files once; of each row, Spark holds what later steps need."""
     sources = [candidate.source for candidate in members]
@@ -140,16 +140,16 @@ def _read(
     fields = split_fields(records, contract, form.header, quotes=form.quotes)
     checked = check(fields, contract, context.settings, decomposed=form.decomposed)
     if references.many:
-        checked = replace(checked, frame=frames.enter_context(_kept(checked.frame, StorageLevel.DISK_ONLY)))
+        checked = replace(checked, frame=kept.keep_many_rows(checked.frame, StorageLevel.DISK_ONLY))
         with plans_for_a_pass(context.spark):
-            references = references.named_by(checked.frame, lambda keys: frames.enter_context(_kept(keys)))
+            references = references.named_by(checked.frame, kept.keep_many_rows)
     checked = flag_forgotten(replace(checked, frame=references.look_up(checked.frame)), context.forgotten)
     rows = checked.frame
     if contract.dataset is not Dataset.STREAMS:
-        return replace(checked, frame=frames.enter_context(_kept(rows)))
+        return replace(checked, frame=kept.keep_many_rows(rows))
     raw = F.when(checked.quarantined, F.col("raw")).alias("raw")  # most of listens are good
     narrow = rows.select("file_id", "block", "row", *contract.names, *FLAGS, raw)
-    return replace(checked, frame=frames.enter_context(_kept(narrow, StorageLevel.DISK_ONLY)))
+    return replace(checked, frame=kept.keep_many_rows(narrow, StorageLevel.DISK_ONLY))
 
 
 def _judge_file(candidate: Candidate, profile: FileProfile, checked: Checked, settings: Settings) -> Candidate:
@@ -193,15 +193,6 @@ def _with_samples(checked: Checked, rejected: Sequence[Candidate]) -> list[Candi
     for row in first.collect():
         samples[row["file_id"]].append({"raw": row["raw"], "reasons": row["reasons"]})
     return [replace(candidate, samples=tuple(samples[candidate.file_id])) for candidate in rejected]
-
-
-@contextmanager
-def _kept(frame: DataFrame, level: StorageLevel = StorageLevel.MEMORY_AND_DISK_DESER) -> Iterator[DataFrame]:
-    """Hold a frame for the queries to come, until it is given back."""
-    try:
-        yield frame.persist(level)
-    finally:
-        frame.unpersist()
 
 
 def _keys(context: Context, dataset: Dataset, column: str, judged: Judged) -> DataFrame:

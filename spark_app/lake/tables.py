@@ -56,12 +56,12 @@ class Lake:
 
     @property
     def ingested_files(self) -> Table:
-        """The ledger of files."""
+        """The ledger of files of an earlier release, which is read once; now it is `ops/files/`."""
         return self._table("ops", "ingested_files")
 
     @property
     def progress(self) -> Table:
-        """Up to which versions of the staged tables the KPIs were made."""
+        """Up to which versions KPIs were made, of an earlier release, read once; now in `ops/state.json`."""
         return self._table("ops", "progress")
 
     @property

@@ -42,14 +42,14 @@ class InputFile:
 class Status(StrEnum):
     """The state of a file version."""
 
-    PENDING = "pending"  # judged and being staged; a dead run's is done again
+    PENDING = "pending"  # judged and being staged; of a dead run, accepted if its rows were committed
     ACCEPTED = "accepted"  # its rows are staged and count
     REJECTED = "rejected"  # refused whole, with a reason
     REPLACED = "replaced"  # accepted once; a newer version's rows stand in its place
     WITHDRAWING = "withdrawing"  # its rows are being taken back by hand; a dead run's withdrawal is done again
     WITHDRAWN = "withdrawn"  # accepted once; its rows were taken back by hand
     RELEASED = "released"  # rejected or withdrawn once; the next run takes it again
-    ABANDONED = "abandoned"  # pending when its run died, and other content was there afterwards
+    ABANDONED = "abandoned"  # pending when its run died, and its rows had not been committed
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 
 from spark_app.spark.session import is_local
@@ -19,9 +20,9 @@ class KeptFrames:
         self._scratch = scratch
         self._frames: list[DataFrame] = []
 
-    def keep_many_rows(self, frame: DataFrame) -> DataFrame:
+    def keep_many_rows(self, frame: DataFrame, level: StorageLevel = StorageLevel.MEMORY_AND_DISK_DESER) -> DataFrame:
         """Keep a frame in columns, from its first use on; what is lost with an executor is computed again."""
-        self._frames.append(frame.persist())
+        self._frames.append(frame.persist(level))
         return self._frames[-1]
 
     def keep(self, frame: DataFrame) -> DataFrame:

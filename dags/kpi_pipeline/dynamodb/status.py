@@ -52,8 +52,8 @@ class StatusTable:
             ]
         )
 
-    def mark_complete(self, undeliverable: Mapping[str, int]) -> int:
-        """Tell readers that all days of the export are finished; return how many items that changed.
+    def mark_complete(self, undeliverable: Mapping[str, int]) -> None:
+        """Tell readers that all days of the export are finished.
 
         Args:
             undeliverable: by date, how many items could not be delivered.
@@ -69,7 +69,6 @@ class StatusTable:
                 item["updated_at"] = {"S": updated_at}
                 changed.append({"Put": {"TableName": self._table, "Item": item}})
         self._lease.write_fenced(changed)
-        return len(changed)
 
     def _complete_item(self, date: str, undeliverable: int) -> Item:
         item: Item = {

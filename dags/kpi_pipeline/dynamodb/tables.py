@@ -38,9 +38,7 @@ def processed_streams_layout(settings: DeliverySettings) -> TableLayout:
     return TableLayout(settings.tables.processed_streams, KeyAttribute(FILE_KEY))
 
 
-def ensure_table(
-    client: DynamoDBClient, layout: TableLayout, settings: TableSettings, timeout: float = TIMEOUT_SECONDS
-) -> bool:
+def ensure_table(client: DynamoDBClient, layout: TableLayout, settings: TableSettings) -> bool:
     """Make the table if it is missing, wait until it and its indexes can be used, and check its keys.
 
     Returns:
@@ -50,7 +48,7 @@ def ensure_table(
         TableError: the table has other keys, lacks an index, or doesn't get ready in time.
     """
     name = f"{settings.prefix}{layout.name}"
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     made = False
     while True:
         table = _describe(client, name)
@@ -62,9 +60,9 @@ def ensure_table(
             if state != "CREATING" and _indexes_usable(table, layout):
                 return made
         if time.monotonic() > deadline:
-            raise TableError(f"table {name} is still not ready after {timeout:.0f} s (it is {state})")
+            raise TableError(f"table {name} is still not ready after {TIMEOUT_SECONDS:.0f} s (it is {state})")
         if table is not None:
-            time.sleep(min(POLL_SECONDS, timeout))
+            time.sleep(POLL_SECONDS)
 
 
 def _describe(client: DynamoDBClient, name: str) -> dict[str, Any] | None:

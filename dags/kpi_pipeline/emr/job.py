@@ -93,15 +93,15 @@ def cancel(emr: Any, application_id: str, job_id: str) -> dict[str, Any]:
     return wait_until_over(emr, application_id, job_id)
 
 
-def wait_until_over(emr: Any, application_id: str, job_id: str, timeout: float = CANCEL_TIMEOUT_S) -> dict[str, Any]:
+def wait_until_over(emr: Any, application_id: str, job_id: str) -> dict[str, Any]:
     """Wait for a terminal state and return the job; `AwsError` when that takes too long."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + CANCEL_TIMEOUT_S
     while True:
         job = get_job(emr, application_id, job_id)
         if job["state"] in TERMINAL_STATES:
             return job
         if time.monotonic() > deadline:
-            raise AwsError(f"EMR Serverless: job {job_id} is still {job['state']} after {timeout:.0f} s")
+            raise AwsError(f"EMR Serverless: job {job_id} is still {job['state']} after {CANCEL_TIMEOUT_S:.0f} s")
         time.sleep(CANCEL_POLL_S)
 
 

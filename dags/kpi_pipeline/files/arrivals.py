@@ -89,7 +89,7 @@ def is_input(relative: str) -> bool:
     *folders, name = relative.split("/")
     if not name.endswith(SUFFIXES) or name.startswith("."):
         return False
-    return not any(folder.startswith(("_", ".")) or folder == ".." for folder in folders)
+    return not any(folder.startswith(("_", ".")) for folder in folders)
 
 
 def claim_arrivals(
@@ -164,8 +164,8 @@ def _is_held(entry: Entry | None, run_id: str, liveness: Liveness) -> bool:
 
 def write_run_manifest(
     buckets: S3Storage, settings: PipelineSettings, run_id: str, files: Iterable[SourceFile]
-) -> dict[str, Any]:
-    """Write the run manifest (`conf/schemas/run_manifest.schema.json`) and return its content."""
+) -> None:
+    """Write the run manifest (`conf/schemas/run_manifest.schema.json`)."""
     content = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
@@ -174,7 +174,6 @@ def write_run_manifest(
         "files": [file.to_json() for file in files],
     }
     buckets.write(manifest_uri(settings, run_id), json.dumps(content, indent=1, ensure_ascii=False).encode())
-    return content
 
 
 def find_run_manifest(buckets: S3Storage, settings: PipelineSettings, run_id: str) -> dict[str, Any] | None:

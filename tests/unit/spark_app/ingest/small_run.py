@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from spark_app.ingest.write_staged import Written, count_written, write_files
 from spark_app.lake.tables import mark_lake
 from spark_app.run.context import Context
 from spark_app.run.state import StateFile
+from spark_app.spark.kept_frames import KeptFrames
 from tests.unit.spark_app.builders import a_context
 from tests.unit.spark_app.ingest.ledger_files import NOON
 
@@ -44,11 +44,11 @@ class SmallRun:
     folder: Path
     settings: tuple[str, ...] = ()
     run_id: str = "r"
-    frames: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         self.context: Context = a_context(self.folder / "lake", lambda: self.spark, *self.settings, run_id=self.run_id)
         mark_lake(self.context.lake, self.context.settings)
+        self.frames = KeptFrames(self.context.lake.scratch)
         self.state = StateFile(self.context.lake, self.run_id)
         self.ledger_folder = LedgerFolder(self.state)
         self.ledger = Ledger()
@@ -90,10 +90,10 @@ class SmallRun:
 
     def take_in(self) -> dict[str, Candidate]:
         """All steps; the settled files by name."""
-        judged = self.judge()
-        counted = count_written(self.context, judged, self.write(judged))
-        settled = settle_files(self.context, self.ledger_folder, self.ledger, counted)
-        self.frames.close()
+        with self.frames:
+            judged = self.judge()
+            counted = count_written(self.context, judged, self.write(judged))
+            settled = settle_files(self.context, self.ledger_folder, self.ledger, counted)
         return {candidate.file.name: candidate for candidate in settled}
 
     def rows(self, table: str, *columns: str) -> list[tuple[object, ...]]:
