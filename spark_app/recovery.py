@@ -90,7 +90,7 @@ def _settle_pending(
         if version.status is Status.PENDING and version.version not in {v.version for v in ledger.of(version.name)}
     ]
     settled: list[FileVersion] = []
-    for dataset in Dataset:
+    for dataset in sorted({version.dataset for version in pending}):
         landed = _landed(context, dataset, progress)
         settled += _accepted(
             context, dataset, [v for v in pending if v.dataset is dataset and (v.file_id, v.version) in landed]
@@ -117,8 +117,11 @@ def _of_files(ids: Iterable[int]) -> str:
 
 def _landed(context: Context, dataset: Dataset, done: Progress) -> set[tuple[int, int]]:
     """Return (file_id, version) of all files staged since the progress, as the commits themselves say."""
+    table = context.lake.staged(dataset)
+    if table.version() >= 0:
+        table.read(context.spark)  # Delta then completes a commit that was cut off between DynamoDB and S3 (emr.conf)
     try:
-        commits = context.lake.staged(dataset).commits_since(done.of(dataset))
+        commits = table.commits_since(done.of(dataset))
     except LogGoneError:
         return set()
     files = [commit.user_metadata.get("files", {}) for commit in commits if commit.user_metadata.get("step") == "stage"]
