@@ -57,6 +57,12 @@ cmd_app() {
     exec "$PYTHON" -m tools.app "$@"
 }
 
+## pipeline  the Airflow side by hand: ./build.sh pipeline deliver --lake s3://…; also read, files, redshift
+cmd_pipeline() {
+    set_up
+    exec "$PYTHON" -m kpi_pipeline "$@"
+}
+
 ## sql    a query over the lake's tables, without Spark: ./build.sh sql "select * from kpis.hourly"
 cmd_sql() {
     if asks_for_help "$@"; then show_help sql; fi

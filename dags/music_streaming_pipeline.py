@@ -47,8 +47,8 @@ The files stay where they are and the next run takes them again. Only where the 
 files (not by quota, role, image, lock, disk or a cancelled job) it tries these in smaller groups from then on; a file
 of which three runs died alone is rejected as `run_died`, with an alert; songs and users stay where they are even then.
 A rejected file is taken again when a corrected one comes under its name, or when it is released:
-`python -m kpi_pipeline files release NAME`, or all of a kind with `--reason run_died`, and `files retry NAME` of the
-Spark application.
+`./build.sh pipeline files release NAME --source s3://BUCKET/raw --rejected s3://BUCKET/rejected`, or all of a kind with
+`--reason run_died`, and then `files retry NAME` of the Spark application.
 
 ## For other DAGs
 

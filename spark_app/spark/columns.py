@@ -1,4 +1,4 @@
-"""Expressions on columns that several rooms share: time zones, lists of names, and a barrier for the optimizer."""
+"""Expressions on columns that several packages share: time zones, lists of names, and a barrier for the optimizer."""
 
 from __future__ import annotations
 

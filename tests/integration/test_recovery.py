@@ -75,10 +75,10 @@ class Place:
         if filled[:2] == ["./build.sh", "app"]:
             assert application_cli.main(filled[2:], spark=self.application.spark) == 0, filled
         else:
-            assert filled[:4] == ["PYTHONPATH=dags", "python", "-m", "kpi_pipeline"]
+            assert filled[:2] == ["./build.sh", "pipeline"]
             before = signal.getsignal(signal.SIGTERM)
             try:
-                assert pipeline_cli.main([*filled[4:], *self._quick()]) == 0, filled
+                assert pipeline_cli.main([*filled[2:], *self._quick()]) == 0, filled
             finally:
                 signal.signal(signal.SIGTERM, before)
 
@@ -86,7 +86,7 @@ class Place:
         return ["--table-prefix", self.prefix]
 
     def deliver(self) -> dict[str, list[dict[str, Any]]]:
-        self.tell(["PYTHONPATH=dags", "python", "-m", "kpi_pipeline", "deliver", "--lake", "LAKE"])
+        self.tell(["./build.sh", "pipeline", "deliver", "--lake", "LAKE"])
         return self.items()
 
     def items(self) -> dict[str, list[dict[str, Any]]]:
@@ -129,8 +129,8 @@ def test_every_command_of_the_section_is_one(capsys: pytest.CaptureFixture[str])
         if command[:2] == ["./build.sh", "app"]:
             application_cli._parser().parse_args(command[2:])
         else:
-            assert command[:4] == ["PYTHONPATH=dags", "python", "-m", "kpi_pipeline"]
-            pipeline_cli._parser().parse_args(command[4:])
+            assert command[:2] == ["./build.sh", "pipeline"]
+            pipeline_cli._parser().parse_args(command[2:])
     assert capsys.readouterr().err == ""
 
 
