@@ -1,6 +1,6 @@
 #!/bin/bash
 # Stands in for /usr/bin/entrypoint.sh of the EMR Serverless image: `driver …` becomes spark-submit in client mode,
-# any other command is executed as it is, both under tini.
+# `executor …` an executor of the driver that `--driver-url` names; any other command is executed as it is, all under tini.
 set -euo pipefail
 
 if ! whoami >/dev/null 2>&1; then
@@ -18,8 +18,18 @@ case ${1:-} in
         set -- "$SPARK_HOME/bin/spark-submit" --deploy-mode client "$@"
         ;;
     executor)
-        echo "error: the look-alike of the EMR base runs Spark in one process (local mode), without executors" >&2
-        exit 2
+        shift
+        SPARK_EXECUTOR_OPTS=${SPARK_EXECUTOR_OPTS:-}
+        # What Spark gives to Java 17 where it starts executors itself (org.apache.spark.launcher.JavaModuleOptions).
+        for package in lang lang.invoke lang.reflect io net nio util util.concurrent util.concurrent.atomic; do
+            SPARK_EXECUTOR_OPTS+=" --add-opens=java.base/java.$package=ALL-UNNAMED"
+        done
+        for package in jdk.internal.ref sun.nio.ch sun.nio.cs sun.security.action sun.util.calendar; do
+            SPARK_EXECUTOR_OPTS+=" --add-opens=java.base/$package=ALL-UNNAMED"
+        done
+        export SPARK_EXECUTOR_OPTS
+        cd "$(mktemp --directory)" # the driver's jars are put into the working folder
+        set -- "$SPARK_HOME/bin/spark-class" org.apache.spark.executor.CoarseGrainedExecutorBackend "$@"
         ;;
 esac
 

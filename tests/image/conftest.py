@@ -91,6 +91,8 @@ def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = {
         "songs/songs.csv": "id,track_id,artists,album_name,track_name,popularity,duration_ms,explicit,track_genre\n"
         "1,t1,A;B,First,One,50,200000,False,pop\n2,t2,B,Second,Two,40,180000,False,rock\n",
+        "songs/lines.csv": "id,track_id,artists,album_name,track_name,popularity,duration_ms,explicit,track_genre\n"
+        '3,t3,C,"Over two\nlines",Three,30,170000,False,pop\n',
         "users/users.csv": "user_id,user_name,user_age,user_country,created_at\n1,Ann,30,DE,2024-01-01\n",
         "streams/a.csv": "user_id,track_id,listen_time\n1,t1,2024-06-25 10:00:00\n1,t2,2024-06-25 10:05:00\n"
         "1,t1,2024-06-25 11:00:00\n",
