@@ -15,8 +15,8 @@ from kpi_common.preflight import FileLimits
 from spark_app.errors import UsageError
 
 ENVIRONMENT_PREFIX = "MUSIC_KPIS_"
-# Variables of the delivery (`dags/kpi_pipeline`) and where conf/ is: not ours to judge.
-_NOT_SETTINGS = (f"{ENVIRONMENT_PREFIX}DYNAMODB_", CONF_DIR_VARIABLE)
+# Variables of the delivery and of the DAG (`dags/`), and where conf/ is: not ours to judge.
+_NOT_SETTINGS = (f"{ENVIRONMENT_PREFIX}DYNAMODB_", f"{ENVIRONMENT_PREFIX}DAG_", CONF_DIR_VARIABLE)
 
 
 def _known_zone(name: str) -> str:

@@ -4,6 +4,7 @@ import re
 import textwrap
 import tomllib
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from chispa import assert_df_equality
@@ -13,7 +14,9 @@ from spark_app.config.dynamodb_layout import KpiTable
 from spark_app.kpis.definition import Kpi, KpiInputs
 from tools.toolchain import ROOT
 
-PAGES = {path: path.read_text("utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
+PAGES = {
+    path: path.read_text("utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "tests" / "README.md")
+}
 
 
 def example(language: str) -> str:
@@ -45,9 +48,18 @@ def test_the_worked_example_has_a_layout_that_is_accepted() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    links = [(page, link) for page, text in PAGES.items() for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)]
+    links = [(page, link) for page, text in PAGES.items() for link in re.findall(r"\]\(([^):]+)\)", text)]
     assert links
-    assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []
+    assert [(page.name, link) for page, link in links if not leads_somewhere(page, *link.partition("#")[::2])] == []
+
+
+def leads_somewhere(page: Path, path: str, anchor: str) -> bool:
+    """Whether a link's file is there, and in a page the heading that it names."""
+    target = (page.parent / path).resolve() if path else page
+    if target not in PAGES:
+        return target.exists()
+    headings = re.findall(r"^#+ (.*)$", PAGES[target], re.MULTILINE)
+    return anchor in {"", *(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings)}
 
 
 def test_commands_that_are_named_exist() -> None:

@@ -60,9 +60,10 @@ def test_an_unknown_setting_says_where_it_came_from_and_what_is_known(monkeypatc
         load_settings("local")
 
 
-def test_variables_of_the_delivery_are_not_ours_to_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_the_delivery_and_the_dag_are_not_ours_to_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     without = load_settings("local")
     monkeypatch.setenv("MUSIC_KPIS_DYNAMODB_TABLE_PREFIX", "x")
+    monkeypatch.setenv("MUSIC_KPIS_DAG_SCHEDULE", "daily")
     monkeypatch.setenv(CONF_DIR_VARIABLE, str(Path(__file__).parents[4] / "conf"))
     assert load_settings("local") == without
 
