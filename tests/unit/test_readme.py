@@ -15,7 +15,8 @@ from spark_app.kpis.definition import Kpi, KpiInputs
 from tools.toolchain import ROOT
 
 PAGES = {
-    path: path.read_text("utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "tests" / "README.md")
+    path: path.read_text("utf-8")
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "tests" / "README.md")
 }
 
 
