@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 
 from kpi_common.contracts import Dataset
 from spark_app.cli import main
+from spark_app.config.secrets import read_secret
 from spark_app.errors import UsageError
 from spark_app.ingest.database import DatabaseError, Source, _options, sources, with_databases
 from spark_app.ingest.discovery import Listing
@@ -213,6 +214,8 @@ def test_credentials_come_from_secrets_manager(
         with pytest.raises(UsageError, match='expected JSON with "username" and "password"') as caught:
             read(made)
         assert PASSWORD not in str(caught.value)
+    secrets.create_secret(Name="bytes", SecretBinary=b"\x00\xff")
+    assert read_secret("forget_key", "bytes") == b"\x00\xff"
     server.stop()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -215,3 +216,23 @@ def test_a_catalogue_out_of_reach_is_a_warning(application: Application, monkeyp
     warnings = context.result.warnings
     assert len(warnings) == 2
     assert "not registered in the Glue Data Catalog: Glue database music_test: can't be reached" in warnings[0]
+
+
+@pytest.mark.usefixtures("glue")
+def test_spark_failing_for_the_catalogue_is_a_warning_too(application: Application) -> None:
+    """Manifests can't be written, as a file has the name of their folder; the next run tries again."""
+    table = application.lake / "kpis" / "daily_genre"
+    property_name = "delta.compatibility.symlinkFormatManifest.enabled"
+    application.spark.sql(f"ALTER TABLE delta.`{table}` UNSET TBLPROPERTIES ('{property_name}')")
+    manifests = table / "_symlink_format_manifest"
+    shutil.rmtree(manifests)
+    manifests.write_text("in the way")
+    context = context_of(application)
+    register_tables(context)
+    failed = "the tables are not registered in the Glue Data Catalog: "
+    assert [text.startswith(failed) for text in context.result.warnings].count(True) == 1
+    manifests.unlink()
+    again = context_of(application)
+    register_tables(again)
+    assert not any(text.startswith(failed) for text in again.result.warnings)
+    assert manifests.is_dir()
