@@ -147,7 +147,8 @@ class Cluster:
         """By application and executor, what executors that were started since then have logged."""
         logs = [path for place in self.workers for path in (place / "work").glob("app-*/*/stderr")]
         return {
-            "/".join(path.parts[-5:-1]): path.read_text("utf-8", errors="replace")
+            # Whole lines: an executor that is being ended may still be writing one.
+            "/".join(path.parts[-5:-1]): path.read_text("utf-8", errors="replace").rpartition("\n")[0]
             for path in logs
             if path.parent.stat().st_ctime >= since
         }
