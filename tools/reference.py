@@ -85,7 +85,7 @@ def _settings() -> Iterator[str]:
 
 def _pipeline_settings() -> Iterator[str]:
     yield "## Settings of the DAG\n"
-    yield "Params of a run, else Airflow Variables: ten have one of their own, all others are keys of"
+    yield "Params of a run, else Airflow Variables: some have one of their own, all others are keys of"
     yield "`music_streaming_pipeline`; see [deploy.md](deploy.md).\n"
     schemas = param_schemas()
     rows = [(schema["section"], f"`{name}`", schema["description"]) for name, schema in schemas.items()]

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pyspark.sql import SparkSession
 
 from kpi_common.contracts import Dataset
 from spark_app.errors import UsageError
@@ -53,24 +52,13 @@ def test_what_was_staged_is_accepted_with_what_is_counted_there(empty_lake: Smal
     assert StateFile(run.context.lake, "r").value.newest_accepted == dict.fromkeys(Dataset, NOON)
 
 
-def test_what_was_not_staged_is_abandoned_and_its_quarantined_rows_go(
-    run: SmallRun, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The dead run has put a correction's bad rows in the place of the accepted version's."""
+def a_version_with_a_bad_row(run: SmallRun, run_id: str = "r") -> list[tuple[object, ...]]:
+    """streams/a.csv is accepted; what stands in quarantine then."""
     run.put("streams/a.csv", *GOOD, listen(41, user="x"))
-    run.take_in()
-    before = run.rows("quarantine/records", "raw")
-    run.put("streams/a.csv", *GOOD, listen(42, user="y"), at=NOON + HOUR)
-    run.put("streams/new.csv", *GOOD, listen(43, user="z"))
-    dead = SmallRun(spark, run.folder, run_id="dead")
-    monkeypatch.setattr(write_staged, "_write_staged", dies)
-    with dead.frames, pytest.raises(ZeroDivisionError):
-        dead.write(dead.judge())
-    assert run.rows("quarantine/records", "raw") != before
-    found = ledger_after(run)
-    assert [version.status for version in found["streams/a.csv"]] == [Status.ACCEPTED, Status.ABANDONED]
-    assert [version.status for version in found["streams/new.csv"]] == [Status.ABANDONED]
-    assert run.rows("quarantine/records", "raw") == before
+    SmallRun(run.spark, run.folder, run_id=run_id).take_in()
+    quarantined = run.rows("quarantine/records", "raw")
+    assert quarantined != []
+    return quarantined
 
 
 def a_dead_correction(run: SmallRun, monkeypatch: pytest.MonkeyPatch, *rows: str, run_id: str = "dead") -> None:
@@ -82,40 +70,48 @@ def a_dead_correction(run: SmallRun, monkeypatch: pytest.MonkeyPatch, *rows: str
         dead.write(dead.judge())
 
 
+def test_what_was_not_staged_is_abandoned_and_its_quarantined_rows_go(
+    run: SmallRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dead run has put a correction's bad rows in the place of the accepted version's."""
+    before = a_version_with_a_bad_row(run)
+    run.put("streams/new.csv", *GOOD, listen(43, user="z"))
+    a_dead_correction(run, monkeypatch, *GOOD, listen(42, user="y"))
+    assert run.rows("quarantine/records", "raw") != before
+    found = ledger_after(run)
+    assert [version.status for version in found["streams/a.csv"]] == [Status.ACCEPTED, Status.ABANDONED]
+    assert [version.status for version in found["streams/new.csv"]] == [Status.ABANDONED]
+    assert run.rows("quarantine/records", "raw") == before
+
+
 def test_quarantined_rows_come_back_that_a_correction_without_such_took_away(
     run: SmallRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run.put("streams/a.csv", *GOOD, listen(41, user="x"))
-    run.take_in()
-    before = run.rows("quarantine/records", "raw")
+    before = a_version_with_a_bad_row(run)
     a_dead_correction(run, monkeypatch, *GOOD)
     assert run.rows("quarantine/records", "raw") == []
     ledger_after(run)
-    assert run.rows("quarantine/records", "raw") == before != []
+    assert run.rows("quarantine/records", "raw") == before
 
 
 def test_quarantined_rows_come_back_where_the_log_was_cleaned_up(
     run: SmallRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Delta deletes what is older than the retention; what it needs to read the table stays."""
-    run.put("streams/a.csv", *GOOD, listen(41, user="x"))
-    run.take_in()
-    before = run.rows("quarantine/records", "raw")
+    before = a_version_with_a_bad_row(run)
     table = f"delta.`{run.context.lake.quarantine.uri}`"
     run.spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('delta.checkpointInterval' = 1)")
     a_dead_correction(run, monkeypatch, *GOOD, listen(42, user="x"))
     Path(run.context.lake.quarantine.uri, "_delta_log", f"{0:020}.json").unlink()
     ledger_after(run)
-    assert run.rows("quarantine/records", "raw") == before != []
+    assert run.rows("quarantine/records", "raw") == before
 
 
 def test_of_two_runs_by_one_name_the_newer_is_taken_back(run: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    run.put("streams/a.csv", *GOOD, listen(41, user="x"))
-    SmallRun(run.spark, run.folder, run_id="same").take_in()
-    before = run.rows("quarantine/records", "raw")
+    before = a_version_with_a_bad_row(run, "same")
     a_dead_correction(run, monkeypatch, *GOOD, listen(42, user="x"), run_id="same")
     ledger_after(run)
-    assert run.rows("quarantine/records", "raw") == before != []
+    assert run.rows("quarantine/records", "raw") == before
 
 
 def test_a_withdrawal_is_done_again(run: SmallRun) -> None:
